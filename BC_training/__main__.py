@@ -1,0 +1,4 @@
+from BC_training.common import console
+from BC_training.train import main
+
+console.run(main)

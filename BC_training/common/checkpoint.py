@@ -1,0 +1,256 @@
+"""Checkpoints: bundles that need nothing else to be played, and everything to go on training.
+
+A run's folder holds one folder per checkpoint, named by its step, with `bundle` (JSON), `model`
+(parameters and batch statistics) and `optimizer`. Arrays are stored under their dotted names.
+"""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pydantic
+from absl import logging as absl_logging
+from flax import nnx
+from jaxtyping import Array, Int
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from BC_training import models
+from BC_training.common import config as configs
+from BC_training.common.config import Config
+from BC_training.common.model import Model
+from BC_training.common.preprocess import Preprocess
+from BC_training.common.types import DataSpec, Section, UserError
+
+FORMAT = 1
+
+# Orbax reports its progress through absl at levels meant for clusters.
+absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+class TrainState(NamedTuple):
+    """All that training changes. Randomness is folded from the seed and `step`, not stored."""
+
+    step: Int[Array, ""]
+    params: Any
+    rest: Any
+    """Batch statistics."""
+    opt_state: Any
+    bad_step: Int[Array, ""]
+    """The first step whose loss was not finite; -1 while there is none."""
+
+
+class Bundle(Section):
+    """What a policy is, besides its arrays."""
+
+    format: int
+    config: dict[str, Any]
+    """The resolved configuration."""
+    spec: DataSpec
+    preprocess: Preprocess
+    thresholds: tuple[float, ...]
+    """Probability from which play presses each action."""
+    step: int
+    epoch: int
+    """Whole epochs done."""
+    metrics: dict[str, Any] | None
+    """Of the validation split, where this epoch was evaluated."""
+    versions: dict[str, str]
+
+    def resolved_config(self) -> Config:
+        """The configuration in its own classes."""
+        return configs.validate(self.config, "the checkpoint's configuration")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a checkpoint computes."""
+    return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+
+
+def create_model(config: Config, spec: DataSpec) -> Model:
+    """A freshly initialised model; its parameters are a pure function of the seed."""
+    module = models.load(config.model.name)
+    return module.create_model(config.model, spec, nnx.Rngs(config.system.seed))
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, folder: Path, *, keep_last: int = 1, best_metric: str = "exact_match"):
+        """Opens a run's folder, creating it if need be.
+
+        Args:
+            folder: of the run.
+            keep_last: how many of the newest checkpoints are kept.
+            best_metric: the figure whose best checkpoint is kept besides; `loss` is best when low.
+        """
+        self.folder = folder
+        self._metric = best_metric
+        folder.mkdir(parents=True, exist_ok=True)
+        keep = preservation_policy.AnyPreservationPolicy(
+            [
+                preservation_policy.LatestN(keep_last),
+                preservation_policy.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            item_names=("bundle", "model", "optimizer"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def save(self, state: TrainState, bundle: Bundle) -> None:
+        """Writes a checkpoint, atomically, and drops those that need not be kept."""
+        if bundle.step in self._manager.all_steps():
+            return
+        optimizer = {"opt_state": state.opt_state, "bad_step": state.bad_step}
+        self._manager.save(
+            bundle.step,
+            args=ocp.args.Composite(
+                bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
+                model=ocp.args.StandardSave(flatten({"params": state.params, "rest": state.rest})),
+                optimizer=ocp.args.StandardSave(flatten(optimizer)),
+            ),
+            metrics=None if bundle.metrics is None else {"score": self._score(bundle.metrics)},
+        )
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """A state to go on from, with the structure and shapes of `like`."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(), optimizer=ocp.args.StandardRestore()
+            ),
+        )
+        source = f"{self.folder}/{step}"
+        model = unflatten({"params": like.params, "rest": like.rest}, restored.model, source)
+        optimizer = {"opt_state": like.opt_state, "bad_step": like.bad_step}
+        optimizer = unflatten(optimizer, restored.optimizer, source)
+        return like._replace(step=jnp.int32(step), **model, **optimizer)
+
+    def latest(self) -> int | None:
+        """The newest checkpoint's step, or None where there is none."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the checkpoint with the best metric; the newest if none was evaluated."""
+        scores = {
+            step: self._score(metrics)
+            for step in self._manager.all_steps()
+            if (metrics := read_bundle(self.folder / str(step)).metrics) is not None
+        }
+        return max(scores, key=lambda step: (scores[step], step)) if scores else self.latest()
+
+    def is_best(self, bundle: Bundle) -> bool:
+        """Whether a bundle's metrics beat those of every checkpoint so far."""
+        if bundle.metrics is None:
+            return False
+        best = self.best()
+        before = None if best is None else read_bundle(self.folder / str(best)).metrics
+        return before is None or self._score(bundle.metrics) > self._score(before)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _score(self, metrics: Mapping[str, Any]) -> float:
+        value = metrics[self._metric]
+        if value is None:
+            return -np.inf
+        return -float(value) if self._metric == "loss" else float(value)
+
+
+def locate(path: str | Path) -> Path:
+    """The checkpoint that a path means: itself, or the best one of a run's folder.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    path = Path(path)
+    if (path / "bundle").is_dir():
+        return path
+    steps = [folder for folder in path.glob("*") if folder.name.isdigit()] if path.is_dir() else []
+    if not steps:
+        raise UserError(
+            f"{path}: no checkpoint here; expected a run's folder such as checkpoints/pure_cnn, or "
+            "one of the folders in it that are named by step"
+        )
+    metric = read_bundle(steps[0]).resolved_config().evaluation.best_metric
+    run = Checkpoints(path, best_metric=metric)
+    try:
+        return path / str(run.best())
+    finally:
+        run.close()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The bundle of one checkpoint.
+
+    Raises:
+        UserError: it is damaged, or of another format.
+    """
+    file = folder / "bundle" / "metadata"
+    try:
+        raw = json.loads(file.read_text())
+        if raw.get("format") != FORMAT:
+            raise UserError(
+                f"{folder}: its format is {raw.get('format')!r}, this version reads {FORMAT}; "
+                "use the version of the project that wrote it, or train again"
+            )
+        return Bundle.model_validate_json(json.dumps(raw))
+    except (OSError, json.JSONDecodeError, pydantic.ValidationError) as error:
+        raise UserError(f"{folder}: this checkpoint is damaged: {error}") from error
+
+
+def load_model(folder: Path) -> tuple[Bundle, Model]:
+    """The bundle of one checkpoint and its model with the trained parameters.
+
+    Raises:
+        UserError: it is damaged, of another format, or fits no model of this version.
+    """
+    bundle = read_bundle(folder)
+    model = create_model(bundle.resolved_config(), bundle.spec)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(folder.resolve() / "model")
+    restored = unflatten({"params": params, "rest": rest}, arrays, str(folder))
+    return bundle, nnx.merge(graph, restored["params"], restored["rest"])
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    """Arrays of a tree by their dotted names."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def unflatten(like: Any, arrays: Mapping[str, Any], source: str) -> Any:
+    """Puts arrays back into the structure of `like`.
+
+    Raises:
+        UserError: an array is missing, left over, or has another shape; each is named.
+    """
+    wanted = flatten(like)
+    problems = [f"{name} is missing" for name in wanted if name not in arrays]
+    problems += [f"{name} is not known" for name in arrays if name not in wanted]
+    problems += [
+        f"{name} has shape {arrays[name].shape}, not {leaf.shape}"
+        for name, leaf in wanted.items()
+        if name in arrays and arrays[name].shape != leaf.shape
+    ]
+    if problems:
+        raise UserError(
+            f"{source}: its arrays do not fit the model:\n  " + "\n  ".join(problems[:20])
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])

@@ -1,0 +1,343 @@
+"""YAML and command-line overrides in, a frozen and validated configuration out."""
+
+import difflib
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import pydantic
+import tyro
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from BC_training import models
+from BC_training.common.types import ModelConfig, Section, UserError
+
+RETIRED = {
+    "system.pin_memory": "frames are handed to the device without pinning",
+}
+
+
+class DatasetConfig(Section):
+    path: str
+    """A zarr dataset: a directory or a .zip, with or without a top folder in it."""
+    train_ratio: float = Field(0.8, ge=0, le=1)
+    """Share of the episodes to train on."""
+    val_ratio: float = Field(0.1, ge=0, le=1)
+    """Share of the episodes to validate on; what is left over is the test split."""
+    split_seed: int = Field(42, ge=0)
+    """Seed of the shuffle that splits the episodes."""
+    normalize_frames: bool = True
+    """Standardise frames per channel with the training split's mean and deviation; otherwise
+    frames are only scaled to [0, 1]."""
+    use_state: bool = True
+    """Offer the game state to models that read it."""
+    validate_episodes: bool = True
+    """Skip broken episodes, each named with its reason; otherwise they are an error."""
+    cache_dir: str | None = None
+    """Where decoded frames are kept; null is the user's cache folder."""
+    record_episodes: int = Field(0, ge=0)
+    """When `path` does not exist: record this many fights of the environment's expert there."""
+    record_resolution: str = "512x288"
+    """Width x height of such a recording."""
+
+    @pydantic.model_validator(mode="after")
+    def _ratios(self) -> "DatasetConfig":
+        if self.train_ratio + self.val_ratio > 1 + 1e-9:
+            raise ValueError(
+                f"train_ratio ({self.train_ratio:g}) and val_ratio ({self.val_ratio:g}) "
+                "add up to more than 1"
+            )
+        return self
+
+
+class ScheduleConfig(Section):
+    type: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up."""
+    warmup_epochs: float = Field(1.0, ge=0)
+    """Epochs of linear warm-up from zero."""
+    min_lr: float = Field(1e-5, ge=0)
+    """Where the cosine ends."""
+
+
+class LossConfig(Section):
+    type: Literal["bce"] = "bce"
+    """Binary cross-entropy per action."""
+    class_weights: Literal["inverse_frequency", "positive"] = "inverse_frequency"
+    """inverse_frequency: a rare action's whole term counts more. positive: only its presses do."""
+
+
+class TrainingConfig(Section):
+    batch_size: int = Field(32, ge=1)
+    num_epochs: int = Field(50, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    lr_schedule: ScheduleConfig = ScheduleConfig()
+    loss: LossConfig = LossConfig()
+    use_class_weights: bool = True
+    """Weight the loss by training.loss.class_weights."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Targets become (1 - s) y + s / 2."""
+    grad_clip_norm: float | None = Field(1.0, gt=0)
+    """Global norm that gradients are clipped to; null for none."""
+    checkpoint_dir: str = "checkpoints/{model_name}"
+    """Where the run is kept; {model_name} stands for model.name."""
+    save_every_n_epochs: int = Field(5, ge=1)
+    """The best epoch and the last one are saved besides."""
+    keep_last_n_checkpoints: int = Field(3, ge=1)
+    """Checkpoints that are kept besides the best one."""
+
+    def weighting(self) -> str | None:
+        """The kind of class weights in force; None for none."""
+        return self.loss.class_weights if self.use_class_weights else None
+
+    @pydantic.model_validator(mode="after")
+    def _min_lr(self) -> "TrainingConfig":
+        if self.lr_schedule.min_lr > self.learning_rate:
+            raise ValueError(
+                f"lr_schedule.min_lr ({self.lr_schedule.min_lr:g}) is above "
+                f"learning_rate ({self.learning_rate:g})"
+            )
+        return self
+
+
+class EvaluationConfig(Section):
+    eval_every_n_epochs: int = Field(1, ge=1)
+    metrics_threshold: float = Field(0.5, gt=0, lt=1)
+    """Probability from which the metrics count a button as pressed. Play uses thresholds that
+    are calibrated per action on the validation split and saved in the checkpoint."""
+    onset_tolerance: int = Field(2, ge=0)
+    """Ticks by which a predicted press or release may miss the true one."""
+    best_metric: Literal["exact_match", "macro_f1", "micro_f1", "loss"] = "exact_match"
+    """Validation figure that chooses the best checkpoint."""
+    rollout_episodes: int = Field(0, ge=0)
+    """Fights of each policy in the environment after training; 0 for none."""
+    rollout_seed: int = Field(1_000_000, ge=0)
+    """Seed of the first fight, the next is one higher; far from those of recordings."""
+
+
+class EnvironmentConfig(Section):
+    id: str | None = None
+    """A Gymnasium id such as boss_arena:BossArena-v0, or null."""
+
+
+class LoggingConfig(Section):
+    use_wandb: bool = False
+    wandb_project: str = "project-ranni"
+    wandb_entity: str | None = None
+    wandb_run_name: str | None = None
+    log_every_n_steps: int = Field(50, ge=1)
+    log_gradients: bool = False
+    """Log the gradient norm of each parameter array."""
+
+
+class SystemConfig(Section):
+    seed: int = Field(42, ge=0)
+    num_workers: int = Field(2, ge=1)
+    """Reader threads."""
+
+
+class Config(Section):
+    dataset: DatasetConfig
+    model: ModelConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    environment: EnvironmentConfig = EnvironmentConfig()
+    logging: LoggingConfig = LoggingConfig()
+    system: SystemConfig = SystemConfig()
+
+    def run_dir(self) -> Path:
+        """Where this run's checkpoints, metrics and resolved configuration go."""
+        return Path(self.training.checkpoint_dir.replace("{model_name}", self.model.name))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice!r} stands twice", node.start_mark
+            )
+        return mapping
+
+
+# YAML 1.1, which PyYAML follows, wants a dot in every float.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
+def find_file(path: str) -> Path:
+    """A configuration file, looked up from the current folder, then from BC_training/.
+
+    Raises:
+        UserError: it is in neither; the configurations that ship with the project are listed.
+    """
+    package = Path(__file__).parent.parent
+    for candidate in (Path(path), package / path):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(f"configs/{file.name}" for file in (package / "configs").glob("*.yaml"))
+    raise UserError(
+        f"--config: no file {path}, neither from the current folder nor from {package.name}/. "
+        f"Shipped: {', '.join(shipped)}."
+    )
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and applies overrides spelled `--section.key VALUE`.
+
+    Raises:
+        UserError: the file can't be found, read, or holds what the schema refuses.
+        SystemExit: tyro refused an override (it has printed why), or printed the help.
+    """
+    file = find_file(path)
+    try:
+        raw = parse_yaml(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: expected sections such as dataset: and model:, found {raw!r}")
+    _drop_retired(raw, str(file))
+    overrides = _drop_retired_flags(overrides)
+    model = raw.get("model")
+    if not isinstance(model, dict):
+        raise UserError(f"{file}: the section model is missing; it needs at least a name")
+    name = _flag_value(overrides, "--model.name") or model.get("name")
+    if not isinstance(name, str):
+        raise UserError(
+            f"{file}: model.name must be a text, one of {', '.join(models.available())}"
+        )
+    # Set early, so that the file's other keys are judged by the class of the model that will run.
+    config = validate({**raw, "model": {**model, "name": name}}, str(file))
+    return tyro.cli(
+        type(config),
+        default=config,
+        args=list(overrides),
+        prog="python -m BC_training --config FILE [--resume]",
+        description="Train a policy. Values below are those of the file; each can be overridden.",
+        registry=_yaml_registry(),
+        use_underscores=True,
+    )
+
+
+def validate(raw: Mapping[str, Any], source: str) -> Config:
+    """Plain data, as YAML or JSON give it, to a configuration whose class knows the model's own.
+
+    Raises:
+        UserError: every key that the schema refuses, with what is wrong with it.
+    """
+    name = raw.get("model", {}).get("name", "")
+    schema = cast(
+        type[Config],
+        pydantic.create_model("Config", __base__=Config, model=(models.load(name).Config, ...)),
+    )
+    try:
+        # By way of JSON, where strict validation takes a list for a tuple.
+        return schema.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        lines = [f"  {_explain(schema, detail)}" for detail in error.errors()]
+        raise UserError("\n".join([f"{source}:", *lines])) from error
+    except TypeError as error:
+        raise UserError(f"{source}: {error}; values must be plain YAML") from error
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _explain(schema: type[BaseModel], detail: Any) -> str:
+    location = [str(part) for part in detail["loc"]]
+    key = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        known = _keys(schema)
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        return f"{key}: unknown key; the nearest known one is {near[0]}"
+    if detail["type"] == "missing":
+        return f"{key}: missing"
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}"
+    return f"{key}: {detail['msg']}, not {detail['input']!r}"
+
+
+def _keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all sections and keys of a schema."""
+    found = []
+    for name, field in schema.model_fields.items():
+        found.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _keys(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def _drop_retired(raw: dict[str, Any], source: str) -> None:
+    for key, reason in RETIRED.items():
+        section, name = key.split(".")
+        if isinstance(raw.get(section), dict) and name in raw[section]:
+            del raw[section][name]
+            warnings.warn(f"{source}: {key} is retired and ignored: {reason}", stacklevel=3)
+
+
+def _drop_retired_flags(arguments: Sequence[str]) -> list[str]:
+    kept = list(arguments)
+    for key, reason in RETIRED.items():
+        if f"--{key}" in kept:
+            at = kept.index(f"--{key}")
+            del kept[at : at + 2]
+            warnings.warn(f"--{key} is retired and ignored: {reason}", stacklevel=3)
+    return kept
+
+
+def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    for at, argument in enumerate(arguments):
+        if argument == flag and at + 1 < len(arguments):
+            return arguments[at + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _yaml_registry() -> ConstructorRegistry:
+    """Has tyro read every value as YAML, so that an override is spelled as in the file."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        if isinstance(info.type, type) and issubclass(info.type, BaseModel):
+            return None
+
+        def parse(arguments: list[str]) -> Any:
+            try:
+                value = parse_yaml(arguments[0])
+            except yaml.YAMLError as error:
+                raise ValueError(f"{arguments[0]!r} is not valid YAML") from error
+            try:
+                return TypeAdapter(info.type).validate_json(json.dumps(value), strict=True)
+            except ValidationError as error:
+                raise ValueError(f"{error.errors()[0]['msg']}, not {arguments[0]!r}") from error
+
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="VALUE",
+            instance_from_str=parse,
+            is_instance=lambda _: True,
+            str_from_instance=lambda value: [json.dumps(value).strip('"')],
+        )
+
+    return registry

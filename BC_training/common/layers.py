@@ -1,0 +1,108 @@
+"""Building blocks of models. In all of them, `rngs` is None outside training."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+BATCH_NORM_MOMENTUM = 0.95
+"""Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
+small datasets have no more than that."""
+
+
+class ConvNormAct(nnx.Module):
+    """3x3 convolution, batch norm (or a bias without it), ReLU."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int = 1, batch_norm: bool, rngs: nnx.Rngs
+    ):
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (3, 3),
+            strides=stride,
+            use_bias=not batch_norm,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+        self.norm = (
+            nnx.BatchNorm(outputs, momentum=BATCH_NORM_MOMENTUM, rngs=rngs) if batch_norm else None
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w c"]:
+        images = self.conv(images)
+        if self.norm is not None:
+            images = self.norm(images, use_running_average=rngs is None)
+        return nnx.relu(images)
+
+
+class ConvBlock(nnx.Module):
+    """Halves height and width, then refines by `depth` residual convolutions."""
+
+    def __init__(self, inputs: int, outputs: int, *, depth: int, batch_norm: bool, rngs: nnx.Rngs):
+        self.down = ConvNormAct(inputs, outputs, stride=2, batch_norm=batch_norm, rngs=rngs)
+        self.residual = nnx.List(
+            [ConvNormAct(outputs, outputs, batch_norm=batch_norm, rngs=rngs) for _ in range(depth)]
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w c"]:
+        images = self.down(images, rngs)
+        for layer in self.residual:
+            images = images + layer(images, rngs)
+        return images
+
+
+class ConvEncoder(nnx.Module):
+    """Conv blocks of growing width, then the mean over the image."""
+
+    def __init__(
+        self,
+        channels: int,
+        features: Sequence[int],
+        *,
+        depth: int,
+        batch_norm: bool,
+        rngs: nnx.Rngs,
+    ):
+        widths = [channels, *features]
+        self.blocks = nnx.List(
+            [
+                ConvBlock(inputs, outputs, depth=depth, batch_norm=batch_norm, rngs=rngs)
+                for inputs, outputs in itertools.pairwise(widths)
+            ]
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B F"]:
+        for block in self.blocks:
+            images = block(images, rngs)
+        return jnp.mean(images, axis=(1, 2))
+
+
+class MLP(nnx.Module):
+    """Dense layers, each followed by ReLU and dropout."""
+
+    def __init__(
+        self, inputs: int, features: Sequence[int], *, dropout_rate: float, rngs: nnx.Rngs
+    ):
+        widths = [inputs, *features]
+        self.layers = nnx.List(
+            [
+                nnx.Linear(before, after, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+                for before, after in itertools.pairwise(widths)
+            ]
+        )
+        self.dropout = nnx.Dropout(dropout_rate)
+
+    def __call__(self, x: Float[Array, "... F"], rngs: nnx.Rngs | None) -> Float[Array, "... G"]:
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+            x = self.dropout(x, deterministic=rngs is None, rngs=rngs)
+        return x

@@ -1,0 +1,126 @@
+"""A checkpoint that plays: observation in, buttons out. No dataset code behind it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from BC_training.common import checkpoint
+from BC_training.common.checkpoint import Bundle
+from BC_training.common.model import Model
+from BC_training.common.types import Observation, Ticks, UserError
+
+
+class Memory(NamedTuple):
+    """What play remembers between ticks."""
+
+    features: Float[Array, "1 R F"]
+    """Encodings of the last R ticks, oldest first; R spans the window with its stride."""
+    age: Array
+    """Ticks since the reset."""
+
+
+class Policy:
+    """Plays a model. One policy plays one fight at a time; make several to play several."""
+
+    def __init__(self, bundle: Bundle, model: Model):
+        """Compiles for one observation at a time.
+
+        Args:
+            bundle: of the checkpoint.
+            model: with its trained parameters.
+        """
+        self.bundle = bundle
+        self._window = bundle.resolved_config().model.window()
+        self._thresholds = np.array(bundle.thresholds)
+        self._graph, self._state = nnx.split(model)
+        self._tick = jax.jit(self._make_tick())
+        self.reset()
+        # Compiles a fight's first tick and its later ones now, not while the boss swings.
+        frame = bundle.spec.frame
+        zeros: dict[str, Any] = {name: 0.0 for name in bundle.spec.state}
+        zeros["frame"] = np.zeros((frame.height, frame.width, frame.channels), np.uint8)
+        self.probabilities(zeros)
+        self.probabilities(zeros)
+        self.reset()
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Policy":
+        """Loads a checkpoint, or the best one of a run's folder.
+
+        Raises:
+            UserError: there is none, or it is damaged or of another version.
+        """
+        return cls(*checkpoint.load_model(checkpoint.locate(path)))
+
+    def reset(self) -> None:
+        """Forgets the fight so far. To be called before each fight."""
+        self._memory: Memory | None = None
+        self._pressed = np.zeros(len(self.bundle.spec.actions), bool)
+
+    def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
+        """The buttons to press now.
+
+        Args:
+            observation: `frame` [H, W, C] uint8 in the colour order of the bundle, and, where the
+                model reads the game state, each of its attributes by name.
+
+        Raises:
+            UserError: the observation breaks the bundle's contract.
+        """
+        return self.probabilities(observation) >= self._thresholds
+
+    def probabilities(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "A"]:
+        """Probability of each button now; what `act` decides from. Advances the fight by a tick."""
+        ticks = self._ticks(observation)
+        probabilities, self._memory = self._tick(self._state, self._memory, ticks)
+        result = np.asarray(probabilities)
+        self._pressed = result >= self._thresholds
+        return result
+
+    def _ticks(self, observation: Mapping[str, Any]) -> Ticks:
+        spec, frame = self.bundle.spec, observation["frame"]
+        shape = (spec.frame.height, spec.frame.width, spec.frame.channels)
+        if frame.shape != shape or frame.dtype != np.uint8:
+            raise UserError(
+                f"the environment's frame is {frame.shape} {frame.dtype}; this policy was trained "
+                f"on {shape} uint8"
+            )
+        state = None
+        if self._window.state:
+            missing = [name for name in spec.state if name not in observation]
+            if missing:
+                raise UserError(f"the environment gives no {', '.join(missing)}")
+            # Recorded state is float32: live values are rounded alike before anything reads them.
+            state = np.array([[[observation[name] for name in spec.state]]], np.float32)
+        return Ticks(
+            frames=frame[None, None],
+            state=state,
+            past_actions=self._pressed[None, None] if self._window.past_actions else None,
+            valid=np.ones((1, 1), bool),
+        )
+
+    def _make_tick(self):
+        graph, window, preprocess = self._graph, self._window, self.bundle.preprocess
+
+        def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, Memory]:
+            model = nnx.merge(graph, state, copy=True)
+            now: Observation = jax.tree.map(lambda x: x[:, 0], preprocess(ticks))
+            features = model.encode(now, None)[:, None]
+            if memory is None:
+                # As in training, ticks before the fight's start repeat its first one.
+                memory = Memory(jnp.repeat(features, window.span, axis=1), jnp.array(0))
+            else:
+                kept = jnp.concatenate([memory.features[:, 1:], features], axis=1)
+                memory = Memory(kept, memory.age + 1)
+            observed = memory.features[:, :: window.stride]
+            back = jnp.arange(window.ticks - 1, -1, -1) * window.stride
+            logits = model.decode(observed, (back <= memory.age)[None], None)
+            return jax.nn.sigmoid(logits[0, 0]), memory
+
+        return tick

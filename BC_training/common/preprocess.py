@@ -1,0 +1,62 @@
+"""From raw ticks to what a model sees. Training and play call the same function."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from BC_training.common.types import Observation, Section, Ticks
+
+MIN_STD = 1e-3
+"""A column that hardly varies is centred, not blown up."""
+
+
+class Preprocess(Section):
+    """What was fitted on the training split; part of every checkpoint."""
+
+    frame_mean: tuple[float, ...]
+    """Per channel, of frames scaled to [0, 1]."""
+    frame_std: tuple[float, ...]
+    state_mean: tuple[float, ...] = ()
+    """Per state attribute; empty where the model reads no state."""
+    state_std: tuple[float, ...] = ()
+
+    def __call__(self, ticks: Ticks) -> Observation:
+        """Runs on the device, inside the jitted step."""
+        frames = ticks.frames.astype(jnp.float32) / 255
+        frames = (frames - jnp.array(self.frame_mean)) / jnp.array(self.frame_std)
+        state = ticks.state
+        if state is not None:
+            state = (state - jnp.array(self.state_mean)) / jnp.array(self.state_std)
+        past = ticks.past_actions
+        return Observation(
+            frames=frames,
+            state=state,
+            past_actions=None if past is None else past.astype(jnp.float32),
+            valid=ticks.valid,
+        )
+
+
+def fit(
+    frames: UInt8[np.ndarray, "n H W C"],
+    state: Float[np.ndarray, "N S"] | None,
+    *,
+    normalize_frames: bool,
+) -> Preprocess:
+    """Fits on the training split: a sample of its frames, all of its state if a model reads it."""
+    channels = frames.shape[-1]
+    mean, std = np.zeros(channels), np.ones(channels)
+    if normalize_frames:
+        scaled = frames.reshape(-1, channels) / np.float32(255)
+        mean = scaled.mean(axis=0, dtype=np.float64)
+        std = np.maximum(scaled.std(axis=0, dtype=np.float64), MIN_STD)
+    fitted = Preprocess(frame_mean=tuple(map(float, mean)), frame_std=tuple(map(float, std)))
+    if state is None:
+        return fitted
+    return fitted.model_copy(
+        update={
+            "state_mean": tuple(map(float, state.mean(axis=0, dtype=np.float64))),
+            "state_std": tuple(
+                map(float, np.maximum(state.std(axis=0, dtype=np.float64), MIN_STD))
+            ),
+        }
+    )

@@ -1,0 +1,81 @@
+"""What a run leaves to read: metrics.jsonl always, Weights & Biases when asked for."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import wandb
+
+from BC_training.common.config import Config
+
+WANDB_TIMEOUT_S = 30
+
+
+class RunLog:
+    """Writes one line of figures per call, each under its step."""
+
+    def __init__(self, folder: Path, config: Config, *, resume_from: int | None):
+        """Opens the log of a run.
+
+        Args:
+            folder: of the run.
+            config: of the run; its section `logging` says whether Weights & Biases takes part.
+            resume_from: the step that the run goes on from; later lines, of steps that will be
+                done again, are dropped. None starts the file anew.
+        """
+        self._file = _open(folder / "metrics.jsonl", resume_from)
+        self._wandb = _start_wandb(folder, config) if config.logging.use_wandb else None
+
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Adds figures, named by paths such as train/loss; None where one is undefined."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log({k: v for k, v in figures.items() if v is not None}, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _open(path: Path, resume_from: int | None) -> TextIO:
+    kept = []
+    if resume_from is not None and path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= resume_from:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                continue  # the line that a killed run was writing
+    rewritten = path.with_suffix(".tmp")
+    rewritten.write_text("".join(kept))
+    rewritten.replace(path)
+    return path.open("a")
+
+
+def _start_wandb(folder: Path, config: Config) -> Any:
+    """A run on Weights & Biases; offline where there is no key or no network."""
+    settings = wandb.Settings(init_timeout=WANDB_TIMEOUT_S, silent=True)
+    arguments: dict[str, Any] = {
+        "project": config.logging.wandb_project,
+        "entity": config.logging.wandb_entity,
+        "name": config.logging.wandb_run_name,
+        "config": config.model_dump(mode="json"),
+        "dir": str(folder),
+        "settings": settings,
+    }
+    if os.environ.get("WANDB_MODE", "online") == "online":
+        if wandb.api.api_key:
+            try:
+                return wandb.init(**arguments)
+            except wandb.Error as error:
+                reason = str(error)
+        else:
+            reason = "no API key (wandb login, or WANDB_API_KEY)"
+        warnings.warn(f"Weights & Biases is offline for this run: {reason}", stacklevel=2)
+        arguments["mode"] = "offline"
+    return wandb.init(**arguments)

@@ -1,0 +1,116 @@
+"""The nouns that every other module shares.
+
+Letters, in code and prose: B batch, T observed ticks (oldest first, the last is now), K predicted
+ticks, A actions, S state features, H W C image.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, UInt8
+from pydantic import BaseModel, ConfigDict
+
+# Host arrays come from NumPy and device arrays from JAX; both cross these types.
+ArrayLike = Array | Any
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend; printed as one message, no traceback."""
+
+
+class Section(BaseModel):
+    """A section of the configuration: frozen, unknown keys refused, no silent coercion."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class WindowSpec(NamedTuple):
+    """The ticks and modalities that a model needs for one prediction."""
+
+    ticks: int = 1
+    """T: observed ticks, the last is now."""
+    stride: int = 1
+    """Ticks between two observed ones."""
+    chunk: int = 1
+    """K: predicted ticks, the first is now."""
+    state: bool = False
+    """Whether the model reads the game state."""
+    past_actions: bool = False
+    """Whether the model reads what was pressed one tick before each observed tick."""
+
+    @property
+    def span(self) -> int:
+        """Ticks from the oldest observed one to now, both counted."""
+        return (self.ticks - 1) * self.stride + 1
+
+
+class ModelConfig(Section):
+    """What every model's own config class extends."""
+
+    name: str
+    """The folder under models/."""
+
+    def window(self) -> WindowSpec:
+        """The window this model needs, as configured."""
+        return WindowSpec()
+
+
+class FrameContract(Section):
+    """What a frame is. Training and play must agree on every field."""
+
+    height: int
+    width: int
+    channels: int
+    color_order: str
+    """RGB, BGR, or unknown where the dataset does not say."""
+    resize: str
+    """How frames came to this size: none, area, ..., or unknown where the dataset does not say."""
+    fps: float | None
+    """Ticks a second; None where the dataset does not say."""
+
+
+class DataSpec(Section):
+    """What a model must know of a dataset to be built, and a policy to be played."""
+
+    actions: tuple[str, ...]
+    """The A buttons, in the order of the dataset's columns."""
+    state: tuple[str, ...]
+    """The S state attributes, in the order of the dataset's columns; empty where there are none."""
+    frame: FrameContract
+
+
+class Ticks(NamedTuple):
+    """Observed ticks as a dataset or an environment gives them; uint8 until it is on the device."""
+
+    frames: UInt8[ArrayLike, "B T H W C"]
+    state: Float[ArrayLike, "B T S"] | None
+    past_actions: Bool[ArrayLike, "B T A"] | None
+    valid: Bool[ArrayLike, "B T"]
+    """False where the window reaches over the episode's start and repeats its first tick."""
+
+
+class Observation(NamedTuple):
+    """What a model sees: preprocessed ticks. A modality that a model does not declare is None.
+
+    A model's `encode` gets the same structure for one tick, without the axis T.
+    """
+
+    frames: Float[ArrayLike, "B T H W C"]
+    state: Float[ArrayLike, "B T S"] | None
+    past_actions: Float[ArrayLike, "B T A"] | None
+    valid: Bool[ArrayLike, "B T"]
+
+
+class Batch(NamedTuple):
+    """Training or evaluation samples."""
+
+    observation: Any
+    """`Ticks` from the dataset, `Observation` once preprocessed."""
+    actions: Bool[ArrayLike, "B K A"]
+    valid: Bool[ArrayLike, "B K"]
+    """False where the chunk reaches over the episode's end and repeats its last tick."""
+    previous: Bool[ArrayLike, "B A"]
+    """What was pressed one tick before now; nothing at an episode's first tick."""
+    weight: Float[ArrayLike, "B"]
+    """Zero for rows that only fill a batch up."""

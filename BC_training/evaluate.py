@@ -1,0 +1,201 @@
+"""A checkpoint on a dataset: offline metrics beside what needs no model.
+
+uv run -m BC_training.evaluate --checkpoint checkpoints/pure_cnn [--dataset PATH] [--split val]
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+from jaxtyping import Array, Float
+from rich.table import Table
+
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import console, losses, metrics
+from BC_training.common.config import Config
+from BC_training.common.dataset import Dataset, open_data
+from BC_training.common.metrics import Metrics
+from BC_training.common.model import ClassWeights
+from BC_training.common.preprocess import Preprocess
+from BC_training.common.types import Batch, DataSpec, UserError
+
+
+class Predictions(NamedTuple):
+    """A model's answers for all samples of a split, in order."""
+
+    probabilities: Float[np.ndarray, "N A"]
+    """Of each button now (the first of the K predicted ticks)."""
+    loss: float
+    """Mean over valid targets, weighted and smoothed as in training."""
+
+
+def make_eval_step(
+    graph: nnx.GraphDef[Any],
+    preprocess: Preprocess,
+    class_weights: ClassWeights,
+    label_smoothing: float,
+) -> Callable[[Any, Any, Batch], tuple[Array, Array, Array]]:
+    """A jitted function of (params, rest, batch): summed loss, its weight, probabilities [B, A]."""
+
+    @jax.jit
+    def step(params: Any, rest: Any, batch: Batch) -> tuple[Array, Array, Array]:
+        model = nnx.merge(graph, params, rest, copy=True)
+        batch = batch._replace(observation=preprocess(batch.observation))
+        loss, logits = model.loss(batch, class_weights, label_smoothing, None)
+        weight = (batch.valid * batch.weight[:, None]).sum()
+        return loss * weight, weight, jax.nn.sigmoid(logits[:, 0])
+
+    return step
+
+
+def predict(
+    step: Callable[[Any, Any, Batch], tuple[Array, Array, Array]],
+    params: Any,
+    rest: Any,
+    dataset: Dataset,
+    config: Config,
+) -> Predictions:
+    """Runs a model over a whole split, in order."""
+    size = config.training.batch_size
+    total = -(-len(dataset) // size)
+    batches = dataset.eval_batches(batch_size=size, threads=config.system.num_workers)
+    outputs = [
+        step(params, rest, batch) for batch in console.progress(batches, "Evaluating", total)
+    ]
+    loss, weight, probabilities = zip(*jax.device_get(outputs), strict=True)
+    return Predictions(
+        probabilities=np.concatenate(probabilities)[: len(dataset)],
+        loss=float(np.sum(loss) / np.sum(weight)),
+    )
+
+
+def score(
+    predictions: Predictions, dataset: Dataset, spec: DataSpec, config: Config
+) -> dict[str, Any]:
+    """Metrics of predictions at evaluation.metrics_threshold, and the loss, as plain data."""
+    figures = metrics.evaluate(
+        predictions.probabilities,
+        dataset.actions,
+        dataset.episode,
+        names=spec.actions,
+        threshold=config.evaluation.metrics_threshold,
+        tolerance=config.evaluation.onset_tolerance,
+        fps=spec.frame.fps,
+    )
+    return {"loss": predictions.loss, **figures.as_dict()}
+
+
+def baselines(
+    train: Dataset, dataset: Dataset, spec: DataSpec, config: Config
+) -> dict[str, Metrics]:
+    """What policies without a model score on a split."""
+    return metrics.baselines(
+        train.actions.mean(axis=0),
+        dataset.actions,
+        dataset.episode,
+        names=spec.actions,
+        tolerance=config.evaluation.onset_tolerance,
+        fps=spec.frame.fps,
+    )
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A figure for a table; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def summary_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
+    """A table of whole-policy figures, one row a policy."""
+    table = console.make_table(title)
+    table.add_column("policy", no_wrap=True)
+    for name in ("exact", "macro F1", "micro F1", "press F1", "rel. F1", "freq L1", "freq KL"):
+        table.add_column(name, justify="right")
+    for policy, row in rows.items():
+        table.add_row(
+            policy,
+            figure(row["exact_match"]),
+            figure(row["macro_f1"]),
+            figure(row["micro_f1"]),
+            figure(row["presses"]["f1"]),
+            figure(row["releases"]["f1"]),
+            figure(row["frequency_l1"]),
+            figure(row["frequency_kl"]),
+        )
+    return table
+
+
+def action_table(figures: Mapping[str, Any], title: str) -> Table:
+    """A table of per-action figures."""
+    table = console.make_table(title)
+    table.add_column("action", no_wrap=True)
+    for name in ("acc", "prec", "rec", "F1", "AP", "press F1", "off ms", "true %", "pred %", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for action, row in figures["actions"].items():
+        table.add_row(
+            action,
+            figure(row["accuracy"]),
+            figure(row["precision"]),
+            figure(row["recall"]),
+            figure(row["f1"]),
+            figure(row["average_precision"]),
+            figure(row["presses"]["f1"]),
+            figure(row["presses"]["mean_absolute_error_ms"], 0),
+            figure(100 * row["true_frequency"], 1),
+            figure(100 * row["predicted_frequency"], 1),
+            str(row["support"]),
+        )
+    return table
+
+
+def evaluate(
+    checkpoint: Path,
+    dataset: str | None = None,
+    split: Literal["train", "val", "test"] = "val",
+    json_file: Path | None = None,
+) -> int:
+    """Scores a checkpoint on a split of a dataset.
+
+    Args:
+        checkpoint: a checkpoint, or a run's folder for its best one.
+        dataset: another dataset than the one it was trained on, split alike.
+        split: which of the three to score on.
+        json_file: also write the figures there.
+    """
+    folder = checkpoints.locate(checkpoint)
+    bundle, model = checkpoints.load_model(folder)
+    config = bundle.resolved_config()
+    data = open_data(config, dataset)
+    if data.spec.actions != bundle.spec.actions:
+        raise UserError(
+            f"{data.episodes.path}: its actions are {', '.join(data.spec.actions)}; the checkpoint "
+            f"was trained on {', '.join(bundle.spec.actions)}"
+        )
+    train, chosen = data.splits["train"], data.splits[split]
+    if len(chosen) == 0:
+        raise UserError(f"{data.episodes.path}: the {split} split has no episode")
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    weights = losses.class_weights(train.actions, config.training.weighting())
+    step = make_eval_step(graph, bundle.preprocess, weights, config.training.label_smoothing)
+    figures = score(predict(step, params, rest, chosen, config), chosen, bundle.spec, config)
+    others = baselines(train, chosen, bundle.spec, config)
+    rows = {config.model.name: figures} | {name: row.as_dict() for name, row in others.items()}
+    out = console.make_console()
+    out.print(f"{folder}, epoch {bundle.epoch}, on {split} of {data.episodes.path}")
+    out.print(summary_table(rows, f"{len(chosen):,} ticks, loss {figures['loss']:.4f}"))
+    out.print(action_table(figures, config.model.name))
+    if json_file is not None:
+        json_file.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0
+
+
+def main() -> int:
+    return tyro.cli(evaluate, use_underscores=True, prog="python -m BC_training.evaluate")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,32 @@
+"""Models, one folder each. A folder with an `__init__.py` is a model; there is no other register.
+
+A model's package offers `Config`, a `ModelConfig` whose `window()` says which ticks and modalities
+it needs, and `create_model(config, spec, rngs)`, which builds a `common.model.Model`.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+from BC_training.common.types import UserError
+
+
+def available() -> tuple[str, ...]:
+    """Names of all models, sorted."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg))
+
+
+def load(name: str) -> ModuleType:
+    """The package of a model.
+
+    Raises:
+        UserError: no such model; the known ones are listed.
+    """
+    if name not in available():
+        near = difflib.get_close_matches(name, available(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise UserError(
+            f"model.name: there is no model {name!r}.{hint} Known models: {', '.join(available())}."
+        )
+    return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,54 @@
+"""Conv blocks, global average pooling, dense layers, one logit per action."""
+
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from pydantic import Field
+
+from BC_training.common.layers import MLP, ConvEncoder
+from BC_training.common.model import Model
+from BC_training.common.types import DataSpec, ModelConfig, Observation
+
+
+class Config(ModelConfig):
+    conv_features: tuple[int, ...] = Field((32, 64, 128, 256), min_length=1)
+    """Channels of each conv block; each halves height and width."""
+    conv_depth: int = Field(2, ge=0)
+    """Residual 3x3 convolutions in each block, after the one that downsamples."""
+    dense_features: tuple[int, ...] = (512, 256)
+    """Widths of the dense layers."""
+    dropout_rate: float = Field(0.1, ge=0, lt=1)
+    """Dropout after each dense layer."""
+    use_batch_norm: bool = True
+    """Batch norm after each convolution."""
+
+
+class PureCNN(Model):
+    def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
+        self.encoder = ConvEncoder(
+            spec.frame.channels,
+            config.conv_features,
+            depth=config.conv_depth,
+            batch_norm=config.use_batch_norm,
+            rngs=rngs,
+        )
+        self.dense = MLP(
+            config.conv_features[-1],
+            config.dense_features,
+            dropout_rate=config.dropout_rate,
+            rngs=rngs,
+        )
+        width = (config.conv_features[-1], *config.dense_features)[-1]
+        self.head = nnx.Linear(width, len(spec.actions), rngs=rngs)
+
+    def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
+        return self.encoder(tick.frames, rngs)
+
+    def decode(
+        self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B K A"]:
+        return self.head(self.dense(features, rngs))
+
+
+def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> PureCNN:
+    """Builds the model for a dataset's frames and actions."""
+    return PureCNN(config, spec, rngs)

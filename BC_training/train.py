@@ -1,0 +1,448 @@
+"""The training loop, and the one train step that serves every model.
+
+uv run -m BC_training --config configs/pure_cnn.yaml, or, in BC_training/:
+uv run python train.py --config configs/pure_cnn.yaml
+"""
+
+import argparse
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array
+from rich.table import Table
+
+from BC_training import evaluate
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import config as configs
+from BC_training.common import console, losses, metrics, optim, preprocess
+from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
+from BC_training.common.config import Config
+from BC_training.common.dataset import Data, Dataset, open_data
+from BC_training.common.model import ClassWeights
+from BC_training.common.preprocess import Preprocess
+from BC_training.common.runlog import RunLog
+from BC_training.common.types import Batch, UserError
+
+FIT_FRAMES = 512
+"""Training frames that the normalisation is fitted on, evenly spaced."""
+
+FREE_ON_RESUME = (
+    "training.num_epochs",
+    "training.checkpoint_dir",
+    "training.save_every_n_epochs",
+    "training.keep_last_n_checkpoints",
+    "evaluation",
+    "environment",
+    "logging",
+    "system.num_workers",
+    "dataset.path",
+    "dataset.cache_dir",
+    "dataset.record",
+)
+"""Beginnings of the keys that a resumed run may change; the others decide what it computes."""
+
+COLUMNS = ("epoch", "lr", "train", "val", "exact", "macro F1", "micro F1", "press F1", "freq L1")
+ROW = "{:>9}  {:>8}  {:>7}  {:>7}  {:>6}  {:>8}  {:>8}  {:>8}  {:>7}  {}"
+
+BASELINE_ROWS = {
+    "nothing pressed": "nothing",
+    "majority": "majority",
+    "repeat the previous action": "previous",
+}
+
+
+def make_train_step(
+    graph: nnx.GraphDef[Any],
+    optimizer: optax.GradientTransformation,
+    fitted: Preprocess,
+    class_weights: ClassWeights,
+    config: Config,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step: (state, batch) to (state, figures of this batch)."""
+    seed = config.system.seed
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = batch._replace(observation=fitted(batch.observation))
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
+            model = nnx.merge(graph, params, state.rest, copy=True)
+            rngs = nnx.Rngs(dropout=key)
+            loss, logits = model.loss(batch, class_weights, config.training.label_smoothing, rngs)
+            return loss, (nnx.state(model, nnx.Not(nnx.Param)), logits)
+
+        (loss, (rest, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        broken = (state.bad_step < 0) & ~jnp.isfinite(loss)
+        figures = {
+            "train/loss": loss,
+            "train/exact_match": jnp.mean(
+                ((logits[:, 0] >= 0) == batch.actions[:, 0]).all(axis=-1)
+            ),
+            "train/grad_norm": optax.global_norm(grads),
+        }
+        if config.logging.log_gradients:
+            for name, gradient in checkpoints.flatten(grads).items():
+                figures[f"gradients/{name}"] = jnp.linalg.norm(gradient)
+        following = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            rest=rest,
+            opt_state=opt_state,
+            bad_step=jnp.where(broken, state.step, state.bad_step),
+        )
+        return following, figures
+
+    return jax.jit(step, donate_argnums=0)
+
+
+class Trainer:
+    """One run: its state, its folder, and the loop over epochs."""
+
+    def __init__(self, config: Config, data: Data, run: Checkpoints, *, resume: bool):
+        """Builds the model, or restores the newest checkpoint of `run`.
+
+        Raises:
+            UserError: the batch is larger than the split, or the checkpoint does not fit.
+        """
+        self.config, self.data, self.run = config, data, run
+        self.train_set, self.val_set = data.splits["train"], data.splits["val"]
+        self.steps_per_epoch = len(self.train_set) // config.training.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"training.batch_size ({config.training.batch_size}) is larger than the training "
+                f"split ({len(self.train_set)} ticks)"
+            )
+        model = checkpoints.create_model(config, data.spec)
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        self.learning_rate = optim.schedule(config.training, self.steps_per_epoch)
+        optimizer = optim.make_optimizer(config.training, self.learning_rate)
+        self.state = TrainState(
+            jnp.int32(0), params, rest, jax.jit(optimizer.init)(params), jnp.int32(-1)
+        )
+        self.resumed_from = run.latest() if resume else None
+        if self.resumed_from is None:
+            self.fitted = _fit(self.train_set, config)
+        else:
+            self.fitted = checkpoints.read_bundle(run.folder / str(self.resumed_from)).preprocess
+            self.state = run.restore(self.resumed_from, self.state)
+        weights = losses.class_weights(self.train_set.actions, config.training.weighting())
+        self.train_step = make_train_step(graph, optimizer, self.fitted, weights, config)
+        self.eval_step = evaluate.make_eval_step(
+            graph, self.fitted, weights, config.training.label_smoothing
+        )
+
+    def fit(self) -> None:
+        """Trains to the last epoch.
+
+        Raises:
+            UserError: the loss became infinite or not a number.
+            KeyboardInterrupt: after a signal, once what was learned is in a checkpoint.
+        """
+        training, every = self.config.training, self.config.evaluation.eval_every_n_epochs
+        first = int(self.state.step)
+        log = RunLog(self.run.folder, self.config, resume_from=self.resumed_from)
+        batches = self.train_set.train_batches(
+            seed=self.config.system.seed,
+            batch_size=training.batch_size,
+            start=first,
+            stop=training.num_epochs * self.steps_per_epoch,
+            threads=self.config.system.num_workers,
+        )
+        print(ROW.format(*COLUMNS, "frames/s"), flush=True)
+        if len(self.val_set):
+            spec = self.data.spec
+            others = evaluate.baselines(self.train_set, self.val_set, spec, self.config)
+            for name, row in others.items():
+                print(_row(BASELINE_ROWS[name], row.as_dict()), flush=True)
+        try:
+            with _Interruptible() as signals:
+                for epoch in range(first // self.steps_per_epoch, training.num_epochs):
+                    figures = self._epoch(epoch, batches, log, signals)
+                    done, last = epoch + 1, epoch + 1 == training.num_epochs
+                    predictions = None
+                    if len(self.val_set) and (done % every == 0 or last):
+                        predictions = self._predict()
+                    bundle = self._bundle(done, predictions)
+                    if done % training.save_every_n_epochs == 0 or last or self.run.is_best(bundle):
+                        self.run.save(self.state, bundle)
+                    if bundle.metrics is not None:
+                        log.write(bundle.step, _flat(bundle.metrics))
+                    print(
+                        _row(f"{done}/{training.num_epochs}", bundle.metrics, figures), flush=True
+                    )
+        finally:
+            log.close()
+
+    def _epoch(
+        self, epoch: int, batches: Iterator[Batch], log: RunLog, signals: "_Interruptible"
+    ) -> dict[str, float]:
+        """Runs what is left of an epoch; means over its steps, and what they cost."""
+        every = self.config.logging.log_every_n_steps
+        first, end = int(self.state.step), (epoch + 1) * self.steps_per_epoch
+        done_before = first - epoch * self.steps_per_epoch
+        steps = console.progress(
+            range(first, end), f"Epoch {epoch + 1}", self.steps_per_epoch, done_before
+        )
+        pending: list[dict[str, Array]] = []
+        epoch_losses: list[float] = []
+        started, waited = time.monotonic(), 0.0
+        for step in steps:
+            asked = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - asked
+            self.state, figures = self.train_step(self.state, batch)
+            pending.append(figures)
+            done = step + 1
+            if done % every and done < end and not signals.received:
+                continue
+            # Reading figures back waits for the device, so it happens only here.
+            means = _means(pending)
+            self._refuse_bad_loss()
+            epoch_losses += [float(figure["train/loss"]) for figure in pending]
+            log.write(done, {**means, "train/lr": float(self.learning_rate(step))})
+            pending = []
+            if signals.received and done < end:
+                self.run.save(self.state, self._bundle(epoch, None))
+                print(
+                    f"stopped in epoch {epoch + 1}, after step {done}; --resume goes on from there"
+                )
+                raise KeyboardInterrupt
+        seconds = time.monotonic() - started
+        frames = (end - first) * self.config.training.batch_size
+        costs = {"time/frames_per_second": frames / seconds, "data/wait_share": waited / seconds}
+        log.write(end, {"epoch": epoch + 1, **costs})
+        return {
+            "loss": float(np.mean(epoch_losses)) if epoch_losses else float("nan"),
+            "lr": float(self.learning_rate(end - 1)),
+            "frames_per_second": frames / seconds,
+        }
+
+    def _predict(self) -> evaluate.Predictions:
+        state = self.state
+        return evaluate.predict(self.eval_step, state.params, state.rest, self.val_set, self.config)
+
+    def _bundle(self, epoch: int, predictions: evaluate.Predictions | None) -> Bundle:
+        spec = self.data.spec
+        figures = None
+        thresholds = [self.config.evaluation.metrics_threshold] * len(spec.actions)
+        if predictions is not None:
+            figures = evaluate.score(predictions, self.val_set, spec, self.config)
+            thresholds = metrics.calibrate(predictions.probabilities, self.val_set.actions).tolist()
+        return Bundle(
+            format=checkpoints.FORMAT,
+            config=self.config.model_dump(mode="json"),
+            spec=spec,
+            preprocess=self.fitted,
+            thresholds=tuple(thresholds),
+            step=int(self.state.step),
+            epoch=epoch,
+            metrics=figures,
+            versions=checkpoints.versions(),
+        )
+
+    def _refuse_bad_loss(self) -> None:
+        bad = int(self.state.bad_step)
+        if bad < 0:
+            return
+        kept = self.run.latest()
+        raise UserError(
+            f"the loss of step {bad} (epoch {bad // self.steps_per_epoch + 1}) is not finite; "
+            + (
+                f"the checkpoint of step {kept} is kept"
+                if kept
+                else "no checkpoint was written yet"
+            )
+            + ". Try a lower training.learning_rate, or a training.grad_clip_norm."
+        )
+
+
+def train(config: Config, *, resume: bool = False) -> Path:
+    """Trains as configured and returns the run's folder.
+
+    Raises:
+        UserError: the dataset, the configuration or an earlier run stands in the way, or the loss
+            became infinite or not a number.
+        KeyboardInterrupt: it was interrupted; what was learned until then is in a checkpoint.
+    """
+    data = open_data(config)
+    folder = config.run_dir()
+    _prepare_folder(folder, config, resume)
+    run = Checkpoints(
+        folder,
+        keep_last=config.training.keep_last_n_checkpoints,
+        best_metric=config.evaluation.best_metric,
+    )
+    try:
+        trainer = Trainer(config, data, run, resume=resume)
+        _print_summary(trainer)
+        trainer.fit()
+        best = run.best()
+    finally:
+        run.close()
+    figures = checkpoints.read_bundle(folder / str(best)).metrics
+    out = console.make_console()
+    if figures is not None:
+        out.print(evaluate.action_table(figures, "best checkpoint, validation split"))
+    out.print(f"best checkpoint: {folder / str(best)}")
+    return folder
+
+
+def _fit(dataset: Dataset, config: Config) -> Preprocess:
+    spaced = np.linspace(0, len(dataset) - 1, min(FIT_FRAMES, len(dataset))).astype(int)
+    return preprocess.fit(
+        dataset.frames(spaced), dataset.state, normalize_frames=config.dataset.normalize_frames
+    )
+
+
+def _prepare_folder(folder: Path, config: Config, resume: bool) -> None:
+    """Makes room for a run, or checks that the one that is there can go on as configured."""
+    resolved = folder / "config.yaml"
+    if resume and resolved.exists():
+        before = _flat(configs.parse_yaml(resolved.read_text()))
+        now = _flat(config.model_dump(mode="json"))
+        changed = [
+            f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(FREE_ON_RESUME)
+        ]
+        if changed:
+            raise UserError(
+                f"--resume: the run in {folder} was started with another configuration:\n  "
+                + "\n  ".join(changed)
+            )
+    elif resolved.exists():
+        aside = folder.with_name(f"{folder.name}.{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        folder.rename(aside)
+        print(f"the earlier run in {folder} is now {aside} (--resume would have gone on with it)")
+    folder.mkdir(parents=True, exist_ok=True)
+    resolved.write_text(configs.to_yaml(config))
+
+
+def _print_summary(trainer: Trainer) -> None:
+    config, data = trainer.config, trainer.data
+    training, frame = config.training, data.spec.frame
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(trainer.state.params))
+    ticks = {name: f"{len(split):,}" for name, split in data.splits.items()}
+    device = jax.devices()[0].device_kind
+    rows = {
+        "model": f"{config.model.name}, {parameters:,} parameters, on {device}",
+        "dataset": f"{data.episodes.path}, {len(data.episodes)} episodes, "
+        f"{frame.height}x{frame.width}, {frame.fps or '?'} ticks/s, {frame.color_order}",
+        "split": ", ".join(f"{name} {count}" for name, count in ticks.items()) + " ticks",
+        "actions": ", ".join(data.spec.actions),
+        "training": f"{training.num_epochs} epochs of {trainer.steps_per_epoch} steps, "
+        f"batch {training.batch_size}, seed {config.system.seed}",
+        "optimizer": f"AdamW, {training.lr_schedule.type} from {training.learning_rate:g} "
+        f"after {training.lr_schedule.warmup_epochs:g} epochs of warm-up, "
+        f"weight decay {training.weight_decay:g}, clip {training.grad_clip_norm}",
+        "loss": f"{training.loss.type}, class weights {training.weighting() or 'none'}, "
+        f"label smoothing {training.label_smoothing:g}",
+        "folder": str(trainer.run.folder),
+    }
+    if trainer.resumed_from is not None:
+        rows["resumed"] = f"from step {trainer.resumed_from}"
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    out = console.make_console()
+    out.print(table)
+    for skipped in data.episodes.skipped:
+        out.print(f"skipped {skipped.name}: {skipped.reason}")
+    if training.lr_schedule.warmup_epochs >= training.num_epochs:
+        warnings.warn(
+            "training.lr_schedule.warmup_epochs covers the whole run: the learning rate only rises",
+            stacklevel=2,
+        )
+
+
+def _row(
+    name: str, figures: Mapping[str, Any] | None, costs: Mapping[str, float] | None = None
+) -> str:
+    cells = [name]
+    cells += ["", ""] if costs is None else [f"{costs['lr']:.1e}", f"{costs['loss']:.4f}"]
+    if figures is None:
+        cells += [""] * 6
+    else:
+        cells.append(f"{figures['loss']:.4f}" if "loss" in figures else "")
+        keys = ("exact_match", "macro_f1", "micro_f1")
+        cells += [evaluate.figure(figures[key]) for key in keys]
+        cells.append(evaluate.figure(figures["presses"]["f1"]))
+        cells.append(evaluate.figure(figures["frequency_l1"]))
+    return ROW.format(
+        *cells, "" if costs is None else f"{costs['frames_per_second']:,.0f}"
+    ).rstrip()
+
+
+def _means(pending: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    host = jax.device_get(list(pending))
+    return {name: float(np.mean([figures[name] for figures in host])) for name in host[0]}
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested plain data under dotted names."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class _Interruptible:
+    """Turns the first Ctrl-C or SIGTERM into a request; the second interrupts at once."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __enter__(self) -> "_Interruptible":
+        self._before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, *_: object) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+        print("stopping after this step; a checkpoint will be written", file=sys.stderr)
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
+    """The configuration and whether to resume, from the command line.
+
+    Raises:
+        UserError: the configuration can't be used.
+        SystemExit: after help, or an argument that is not known.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument("--resume", action="store_true")
+    known, overrides = parser.parse_known_args(arguments)
+    return configs.load(known.config, overrides), known.resume
+
+
+def main() -> int:
+    config, resume = parse()
+    train(config, resume=resume)
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)
