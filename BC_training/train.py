@@ -432,9 +432,13 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
         SystemExit: after help, or an argument that is not known.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument("--config")
     parser.add_argument("--resume", action="store_true")
     known, overrides = parser.parse_known_args(arguments)
+    if known.config is None:
+        if not {"-h", "--help"} & set(overrides):
+            raise UserError("--config: missing; for example --config configs/pure_cnn.yaml")
+        known.config = "configs/pure_cnn.yaml"
     return configs.load(known.config, overrides), known.resume
 
 

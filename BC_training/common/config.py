@@ -233,6 +233,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
         description="Train a policy. Values below are those of the file; each can be overridden.",
         registry=_yaml_registry(),
         use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
     )
 
 

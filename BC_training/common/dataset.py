@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import grain
 import numpy as np
@@ -26,16 +25,11 @@ BLOCK = 256
 """Frames decoded at once while the cache is written: enough to occupy all decoding threads."""
 
 
-class Frames(Protocol):
-    """Where decoded frames live. A row is a tick of all valid episodes laid end to end."""
-
-    def gather(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
-        """Frames of any rows, in that order."""
-        ...
-
-
 class CachedFrames:
-    """Residency `cache`: frames decoded once into a memory-mapped file that runs share."""
+    """Residency `cache`: frames decoded once into a memory-mapped file that runs share.
+
+    A row is a tick of all valid episodes laid end to end.
+    """
 
     def __init__(self, episodes: Episodes, cache_dir: Path):
         """Opens the cache of a dataset, or decodes the dataset into it.
@@ -52,6 +46,7 @@ class CachedFrames:
         self._frames = np.memmap(file, np.uint8, "r", shape=shape)
 
     def gather(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
+        """Frames of any rows, in that order."""
         return self._frames[rows]
 
 
@@ -59,7 +54,7 @@ class Dataset:
     """Samples of one split. A sample is a tick at which a prediction is made."""
 
     def __init__(
-        self, episodes: Episodes, numbers: Sequence[int], window: WindowSpec, frames: Frames
+        self, episodes: Episodes, numbers: Sequence[int], window: WindowSpec, frames: CachedFrames
     ):
         """Lays the split's episodes end to end.
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import wandb
-
 from BC_training.common.config import Config
 
 WANDB_TIMEOUT_S = 30
@@ -59,6 +57,8 @@ def _open(path: Path, resume_from: int | None) -> TextIO:
 
 def _start_wandb(folder: Path, config: Config) -> Any:
     """A run on Weights & Biases; offline where there is no key or no network."""
+    import wandb  # takes a second, and over the standard output, so only where it is wanted
+
     settings = wandb.Settings(init_timeout=WANDB_TIMEOUT_S, silent=True)
     arguments: dict[str, Any] = {
         "project": config.logging.wandb_project,

@@ -1,0 +1,59 @@
+"""Small made datasets, written with zarr-python alone, as a stranger would."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+ACTIONS = ("left", "right", "hit")
+STATE = ("hp", "hint")
+SHAPE = (3, 24, 32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """A written dataset and what is in it."""
+
+    path: Path
+    frames: list[np.ndarray]
+    actions: list[np.ndarray]
+    state: list[np.ndarray]
+
+
+def make_dataset(
+    path: Path,
+    lengths: tuple[int, ...] = (40, 30, 50, 20, 35),
+    *,
+    zarr_format: Any = 2,
+    names: tuple[str, ...] | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> Made:
+    """Writes episodes in which a bright left half means left, a bright right half means right, and
+    a bright bottom means hit."""
+    rng = np.random.default_rng(0)
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    root.attrs.update({"keys": list(ACTIONS), "attributes": list(STATE), "fps": 17.0})
+    root.attrs.update(attributes or {})
+    frames, actions, state = [], [], []
+    for number, length in enumerate(lengths):
+        pressed = np.repeat(rng.random((-(-length // 4), 3)) < (0.5, 0.4, 0.2), 4, axis=0)[:length]
+        images = rng.integers(0, 60, (length, *SHAPE), dtype=np.uint8)
+        images[:, :, :12, :16] += (pressed[:, 0] * 150).astype(np.uint8)[:, None, None, None]
+        images[:, :, :12, 16:] += (pressed[:, 1] * 150).astype(np.uint8)[:, None, None, None]
+        images[:, :, 12:] += (pressed[:, 2] * 150).astype(np.uint8)[:, None, None, None]
+        values = rng.normal(size=(length, 2)).astype(np.float32) * (100, 1) + (500, 0)
+        group = root.create_group(names[number] if names else f"episode_{number}")
+        for name, array in (("frames", images), ("actions", pressed), ("state", values)):
+            chunk = (1, *array.shape[1:]) if name == "frames" else array.shape
+            group.create_array(
+                name,
+                shape=array.shape,
+                dtype="float32" if name == "state" else array.dtype,
+                chunks=chunk,
+            )[:] = array
+        frames.append(images)
+        actions.append(pressed)
+        state.append(values.astype(np.float32))
+    return Made(path, frames, actions, state)

@@ -1,0 +1,156 @@
+"""The configuration: YAML, overrides, and what is refused."""
+
+import ast
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from BC_training.common import config as configs
+from BC_training.common.types import UserError
+
+PACKAGE = Path(configs.__file__).parent.parent
+MINIMAL = "dataset:\n  path: d.zarr\nmodel:\n  name: pure_cnn\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        file = tmp_path / "config.yaml"
+        file.write_text(text)
+        return str(file)
+
+    return write
+
+
+def test_the_predecessors_file_runs_and_retired_keys_warn(write):
+    file = write(
+        """
+dataset: {path: ./d.zarr, train_ratio: 0.8, val_ratio: 0.2, split_seed: 42,
+          normalize_frames: true, use_state: false, validate_episodes: true}
+model: {name: pure_cnn, conv_features: [32, 64, 128, 256], dense_features: [512, 256],
+        dropout_rate: 0.1, use_batch_norm: true}
+training:
+  batch_size: 32
+  num_epochs: 50
+  learning_rate: 1e-3
+  weight_decay: 0.0001
+  lr_schedule: {type: cosine, warmup_epochs: 5, min_lr: 0.00001}
+  loss: {type: bce}
+  use_class_weights: true
+  label_smoothing: 0.0
+  grad_clip_norm: 1.0
+  checkpoint_dir: ./checkpoints/pure_cnn
+  save_every_n_epochs: 5
+  keep_last_n_checkpoints: 3
+evaluation: {eval_every_n_epochs: 1, metrics_threshold: 0.5}
+logging: {use_wandb: true, wandb_project: P, wandb_entity: E, wandb_run_name: N,
+          log_every_n_steps: 50, log_gradients: false}
+system: {seed: 42, num_workers: 4, pin_memory: false}
+"""
+    )
+    with pytest.warns(UserWarning, match=r"system\.pin_memory is retired"):
+        config = configs.load(file)
+    assert config.training.learning_rate == 1e-3
+    assert config.model.conv_features == (32, 64, 128, 256)
+    assert config.run_dir() == Path("checkpoints/pure_cnn")
+
+
+def test_overrides_are_spelled_as_in_the_file(write):
+    config = configs.load(
+        write(MINIMAL),
+        [
+            *("--training.learning_rate", "1e-4", "--model.conv_features", "[8, 16]"),
+            *("--logging.use_wandb", "true", "--training.grad_clip_norm", "null"),
+            *("--dataset.path", "a b.zarr", "--training.lr_schedule.type", "constant"),
+            "--system.seed=7",
+        ],
+    )
+    assert config.training.learning_rate == 1e-4
+    assert config.model.conv_features == (8, 16)
+    assert config.logging.use_wandb is True
+    assert config.training.grad_clip_norm is None
+    assert config.dataset.path == "a b.zarr"
+    assert config.training.lr_schedule.type == "constant"
+    assert config.system.seed == 7
+
+
+def test_the_resolved_file_loads_as_the_same_configuration(write):
+    config = configs.load(write(MINIMAL), ["--training.batch_size", "8"])
+    again = configs.load(write(configs.to_yaml(config)))
+    assert again.model_dump() == config.model_dump()
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_shipped_configurations_load_from_anywhere(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = configs.load(f"configs/{path.name}")
+    assert path.read_text().startswith("#")
+    assert f"--config configs/{path.name}" in path.read_text()
+    assert config.model.name in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "training: {lerning_rate: 1}", r"training\.lerning_rate: unknown key.*training\.learning_rate"),
+        (MINIMAL + "trainin: {}", r"trainin: unknown key.*nearest known one is training"),
+        (MINIMAL + "training: {batch_size: many}", r"training\.batch_size: .*integer, not 'many'"),
+        (MINIMAL + "training: {batch_size: 0}", r"training\.batch_size: .*greater than or equal to 1"),
+        (MINIMAL + "training: {use_class_weights: 1}", r"training\.use_class_weights: .*boolean"),
+        (MINIMAL + "training: {learning_rate: .nan}", r"training\.learning_rate: .*not nan"),
+        (MINIMAL + "training: {lr_schedule: {type: step}}", r"lr_schedule\.type: .*'cosine' or 'constant'"),
+        (MINIMAL + "training: {learning_rate: 1e-6}", r"min_lr .* above learning_rate"),
+        (MINIMAL.replace("d.zarr", "d.zarr\n  train_ratio: 0.9\n  val_ratio: 0.2"), r"more than 1"),
+        (MINIMAL.replace("d.zarr", "d.zarr\n  train_ratio: 1.2"), r"dataset\.train_ratio"),
+        (MINIMAL.replace("d.zarr", "d.zarr\n  path: e.zarr"), r"'path' stands twice"),
+        (MINIMAL.replace("pure_cnn", "pure_cn"), r"no model 'pure_cn'.*'pure_cnn'.*Known models:.*pure_cnn"),
+        ("dataset: {path: d}", r"model is missing"),
+        ("model: {name: pure_cnn}", r"dataset: missing"),
+        ("- a", r"expected sections"),
+        ("a: [", r"not valid YAML"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(write, text, message):
+    with pytest.raises(UserError, match=message):
+        configs.load(write(text))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--training.lerning_rate", "1"], "--training.learning_rate"),
+        (["--training.batch_size", "many"], "valid integer"),
+        (["--logging.use_wandb", "yes please"], "valid boolean"),
+        (["--dataset.train_ratio", "0.95"], "more than 1"),
+    ],
+)
+def test_wrong_overrides_are_named(write, capsys, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        configs.load(write(MINIMAL), flags)
+    assert stop.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_file_lists_the_shipped_ones():
+    with pytest.raises(UserError, match=r"no file nope\.yaml.*configs/pure_cnn\.yaml"):
+        configs.load("nope.yaml")
+
+
+def fields(schema: type[pydantic.BaseModel]):
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            yield from fields(field.annotation)
+        else:
+            yield name
+
+
+def test_every_accepted_key_is_read_by_something(write):
+    read = {
+        node.attr
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+    }
+    unread = set(fields(type(configs.load(write(MINIMAL))))) - read
+    assert not unread

@@ -1,0 +1,129 @@
+"""Opening, validating and splitting, against zarr-python and by hand."""
+
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+
+from BC_training.common.episodes import Episodes
+from BC_training.common.types import UserError
+from tests.made_data import ACTIONS, make_dataset
+
+
+def zipped(path, top: bool):
+    root, base = (path.parent, path.name) if top else (path, ".")
+    return shutil.make_archive(str(path), "zip", root, base)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("layout", ["directory", "zip", "zip with a top folder"])
+def test_reads_what_zarr_python_wrote(tmp_path, zarr_format, layout):
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=zarr_format)
+    path = made.path
+    if layout != "directory":
+        path = zipped(made.path, top=layout.endswith("folder"))
+        shutil.rmtree(made.path)
+    episodes = Episodes(path)
+    assert episodes.actions == ACTIONS
+    assert episodes.spec().frame.fps == 17
+    for number, frames in enumerate(made.frames):
+        assert np.array_equal(episodes.episodes[number].actions, made.actions[number])
+        assert np.array_equal(episodes.episodes[number].state, made.state[number])
+        picked = np.array([3, 0, 3, 11])
+        read = episodes.read_frames(number, picked)
+        assert np.array_equal(read, np.moveaxis(frames[picked], 1, -1))
+
+
+def test_episodes_sort_naturally_and_may_have_gaps(tmp_path):
+    names = ("episode_10", "episode_2", "episode_0", "episode_33", "notes")
+    make_dataset(tmp_path / "made.zarr", names=names)
+    found = [episode.name for episode in Episodes(tmp_path / "made.zarr").episodes]
+    assert found == ["episode_0", "episode_2", "episode_10", "episode_33"]
+
+
+def test_fps_falls_back_to_the_episodes_and_then_to_none(tmp_path):
+    make_dataset(tmp_path / "made.zarr")
+    root = zarr.open_group(tmp_path / "made.zarr")
+    del root.attrs["fps"]
+    assert Episodes(tmp_path / "made.zarr").fps() is None
+    root["episode_1"].attrs["fps"] = 20.0
+    assert Episodes(tmp_path / "made.zarr").fps() == 20
+
+
+def replace(group, name, array):
+    del group[name]
+    group.create_array(name, data=array)
+
+
+BREAKS = {
+    "frames are float32": lambda g: replace(g, "frames", g["frames"][:].astype(np.float32)),
+    "actions are uint8": lambda g: replace(g, "actions", g["actions"][:].astype(np.uint8)),
+    "state is int64": lambda g: replace(g, "state", g["state"][:].astype(np.int64)),
+    "29 actions": lambda g: replace(g, "actions", g["actions"][:29]),
+    "29 states": lambda g: replace(g, "state", g["state"][:29]),
+    "names 3 actions": lambda g: replace(g, "actions", g["actions"][:, :2]),
+    "names 2 columns": lambda g: replace(g, "state", g["state"][:, :1]),
+    "those before it": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
+    "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
+    "no array 'frames'": lambda g: g.__delitem__("frames"),
+    "no array 'actions'": lambda g: g.__delitem__("actions"),
+    "it is empty": lambda g: [replace(g, n, g[n][:0]) for n in ("frames", "actions", "state")],
+}
+
+
+@pytest.mark.parametrize("reason", BREAKS)
+def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
+    BREAKS[reason](zarr.open_group(made.path)["episode_1"])
+    episodes = Episodes(made.path)
+    assert [episode.name for episode in episodes.episodes] == [f"episode_{i}" for i in (0, 2, 3, 4)]
+    assert [skipped.name for skipped in episodes.skipped] == ["episode_1"]
+    assert reason in episodes.skipped[0].reason
+    with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
+        Episodes(made.path, validate=False)
+
+
+def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(made):
+    (made.path / "episode_2" / "frames" / "7.0.0.0").unlink()
+    episodes = Episodes(made.path)
+    episodes.read_frames(2, np.array([6]))
+    with pytest.raises(UserError, match="episode_2/frames"):
+        episodes.read_frames(2, slice(5, 9))
+
+
+def test_paths_that_are_no_dataset_say_why(tmp_path, made):
+    with pytest.raises(UserError, match="no such dataset"):
+        Episodes(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not a zarr dataset"):
+        Episodes(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(UserError, match="not a zarr dataset"):
+        Episodes(text)
+    zarr.open_group(tmp_path / "empty.zarr", mode="w").attrs["keys"] = ["a"]
+    with pytest.raises(UserError, match="no episodes"):
+        Episodes(tmp_path / "empty.zarr")
+    root = zarr.open_group(made.path)
+    del root.attrs["keys"]
+    with pytest.raises(UserError, match="'keys' is missing.*fps"):
+        Episodes(made.path)
+
+
+def test_the_split_is_a_seeded_partition(made):
+    episodes = Episodes(made.path)
+    parts = episodes.split(0.6, 0.2, seed=1)
+    assert sorted(sum(parts, [])) == [0, 1, 2, 3, 4]
+    assert [len(part) for part in parts] == [3, 1, 1]
+    assert parts == episodes.split(0.6, 0.2, seed=1)
+    assert any(parts != episodes.split(0.6, 0.2, seed=seed) for seed in range(2, 6))
+    assert [len(part) for part in episodes.split(1.0, 0.05, seed=1)] == [4, 1, 0]
+    with pytest.raises(UserError, match="no episode is left to train on"):
+        episodes.split(0.0, 0.5, seed=1)
+
+
+def test_the_fingerprint_changes_with_the_data(made):
+    before = Episodes(made.path).fingerprint()
+    assert before == Episodes(made.path).fingerprint()
+    chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
+    chunk.write_bytes(chunk.read_bytes())
+    assert before != Episodes(made.path).fingerprint()
