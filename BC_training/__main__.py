@@ -1,4 +1,53 @@
-from BC_training.common import console
-from BC_training.train import main
+"""The main job: record a dataset if there is none, train on it, and fight.
 
-console.run(main)
+uv run -m BC_training --config configs/demo.yaml
+"""
+
+from pathlib import Path
+
+from BC_training import rollout, train
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import console
+from BC_training.common.config import Config
+from BC_training.common.types import UserError
+from gameplay_pipeline.record import RecordError, record
+
+
+def main() -> int:
+    config, resume = train.parse()
+    _record_if_missing(config)
+    folder = train.train(config, resume=resume)
+    _fight(config, folder)
+    return 0
+
+
+def _record_if_missing(config: Config) -> None:
+    settings, path = config.dataset, Path(config.dataset.path)
+    if path.exists() or not settings.record_episodes or config.environment.id is None:
+        return
+    print(f"no dataset at {path}: recording {settings.record_episodes} fights of the expert")
+    try:
+        record(
+            env=config.environment.id,
+            policy="expert",
+            episodes=settings.record_episodes,
+            resolution=settings.record_resolution,
+            out=path,
+        )
+    except RecordError as error:
+        raise UserError(str(error)) from error
+
+
+def _fight(config: Config, folder: Path) -> None:
+    settings = config.evaluation
+    if not settings.rollout_episodes or config.environment.id is None:
+        return
+    best = checkpoints.locate(folder)
+    fights = rollout.fight(
+        best, config.environment.id, settings.rollout_episodes, settings.rollout_seed
+    )
+    rollout.report(fights, folder / "fights.json")
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -1,0 +1,503 @@
+"""Records a Gymnasium environment, played by a policy, as a dataset.
+
+    uv run -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --policy expert \\
+        --episodes 100 --resolution 512x288 --out dataset/boss_arena.zarr
+
+Frame and state t are what the policy saw when it chose action t; what follows the last action is
+not stored. Episode i depends on `seed + i` alone, not on the workers or on interruptions: a run
+that is stopped continues when repeated, and gives what it would have given.
+
+An environment needs a MultiBinary action space and observations that are an RGB image or a
+dictionary with one as `frame`. What it may offer besides: scalar entries in that dictionary (the
+state); `action_names`, `attribute_names`, `color_order`, `resize_method`; `make_expert(seed)`,
+giving an object with `reset()` and `act(observation)`; `metadata["render_fps"]`; arguments `width`
+and `height`, without which frames are resized.
+"""
+
+import contextlib
+import dataclasses
+import importlib
+import inspect
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args
+
+import cv2
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import tyro
+from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from gameplay_pipeline.writer import (
+    DatasetInfo,
+    EpisodeWriter,
+    PipelineError,
+    ZarrFormat,
+    discard_partial,
+    episode_attributes,
+    open_dataset,
+    size_on_disk,
+)
+
+PolicyName = Literal["expert", "random"]
+
+LINE_EVERY_S = 10.0
+"""Seconds between progress lines where there is no terminal to draw a bar on."""
+
+
+class Resolution(NamedTuple):
+    """Size of a frame in pixels."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Resolution":
+        """From WIDTHxHEIGHT.
+
+        Raises:
+            ValueError: it is not that.
+        """
+        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is no resolution; write WIDTHxHEIGHT, such as 512x288")
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+_RESOLUTION_ARGUMENT = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="WIDTHxHEIGHT",
+    instance_from_str=lambda words: Resolution.parse(words[0]),
+    is_instance=lambda value: isinstance(value, Resolution),
+    str_from_instance=lambda value: [str(value)],
+)
+
+_DEFAULT_RESOLUTION = Resolution(512, 288)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Records a Gymnasium environment, played by a policy, as a dataset."""
+
+    out: Path
+    """The dataset; one recorded with the same settings is continued."""
+    env: str = "boss_arena:BossArena-v0"
+    """Gymnasium id, with the module that registers it."""
+    policy: PolicyName = "expert"
+    """The environment's own expert, or random buttons."""
+    episodes: int = 100
+    """Episodes that the dataset shall have."""
+    resolution: Annotated[Resolution, _RESOLUTION_ARGUMENT] = _DEFAULT_RESOLUTION
+    """Size of the frames."""
+    seed: int = 0
+    """Episode i is played with this plus i."""
+    zarr_format: ZarrFormat = 3
+    """3 (sharded), or 2 for readers that know no other."""
+    workers: int | None = None
+    """Processes that record at the same time; the usable cores if not given."""
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be recorded with a ValueError."""
+        for name, least in (("episodes", 1), ("seed", 0), ("workers", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}, but must be {least} or more")
+        if min(self.resolution) < 1:
+            raise ValueError(f"resolution is {self.resolution}, but must be 1x1 or more")
+        for name, known in (("policy", PolicyName), ("zarr_format", ZarrFormat)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but must be one of {get_args(known)}"
+                )
+
+
+class Summary(NamedTuple):
+    """What a dataset holds after recording."""
+
+    episodes: int
+    frames: int
+    seconds: float | None
+    """Of play; None where the environment doesn't say how many ticks a second has."""
+    size: int
+    """Bytes on disk."""
+    frames_per_second: float | None
+    """Recorded by this run; None where nothing was left to record."""
+    won: int | None
+    """Episodes with the outcome "won"; None where no episode has an outcome."""
+
+
+class Policy(Protocol):
+    """What plays an episode."""
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: Any) -> npt.NDArray[np.int8]: ...
+
+
+def record(recording: Recording) -> Summary:
+    """Records the episodes that the dataset lacks, with a progress bar.
+
+    Raises:
+        PipelineError: the environment can't be made, doesn't fit or fails, the dataset at
+            `recording.out` was recorded with other settings, or it can't be written. Episodes
+            that were complete by then are kept.
+        KeyboardInterrupt: likewise.
+    """
+    info = _inspect(recording)
+    done = open_dataset(recording.out, info, recording.zarr_format)
+    pending = [number for number in range(recording.episodes) if number not in done]
+    if done:
+        print(
+            f"{recording.out}: {recording.episodes - len(pending)} of {recording.episodes} "
+            f"episodes are recorded already, {len(pending) or 'none'} left",
+            flush=True,
+        )
+    workers = min(recording.workers or _usable_cores(), len(pending))
+    began = time.monotonic()
+    frames = 0
+    try:
+        if workers > 1:
+            counts = _in_processes(recording, info, pending, workers)
+        else:
+            counts = (_record_episode(recording, info, number) for number in pending)
+        for count in _with_progress(counts, recording.episodes, len(pending)):
+            frames += count
+    finally:
+        discard_partial(recording.out)
+    return _summarise(recording.out, info, frames / (time.monotonic() - began) if pending else None)
+
+
+def _inspect(recording: Recording) -> DatasetInfo:
+    """What the environment says about itself."""
+    env = _make(recording)
+    try:
+        game: Any = env.unwrapped
+        actions, observations = env.action_space, env.observation_space
+        if not isinstance(actions, spaces.MultiBinary) or len(actions.shape) != 1:
+            raise PipelineError(
+                f"{recording.env}: its action space is {actions}; only MultiBinary(n), a button a "
+                "column, can be recorded"
+            )
+        attributes: tuple[str, ...] = ()
+        image = observations
+        if isinstance(observations, spaces.Dict):
+            image = observations.get("frame")
+            scalars = tuple(name for name, space in observations.items() if space.shape == ())
+            attributes = tuple(getattr(game, "attribute_names", scalars))
+            if missing := set(attributes) - set(scalars):
+                raise PipelineError(
+                    f"{recording.env}: its observations lack the attributes {sorted(missing)}"
+                )
+        shape = image.shape if isinstance(image, spaces.Box) and image.dtype == np.uint8 else ()
+        if len(shape) != 3 or shape[2] != 3:
+            raise PipelineError(
+                f"{recording.env}: its observation space is {observations}; only an image (a Box "
+                "of uint8, height x width x 3) or a Dict with one as 'frame' can be recorded"
+            )
+        if recording.policy == "expert" and not hasattr(game, "make_expert"):
+            raise PipelineError(
+                f"{recording.env} brings no expert (make_expert); record it with --policy random"
+            )
+        width, height = recording.resolution
+        fps = env.metadata.get("render_fps")
+        names = getattr(game, "action_names", [f"button_{i}" for i in range(actions.shape[0])])
+        resized = shape[:2] != (height, width)
+        return DatasetInfo(
+            keys=tuple(names),
+            attributes=attributes,
+            height=height,
+            width=width,
+            fps=None if fps is None else float(fps),
+            # Gymnasium's own convention for images.
+            color_order=getattr(game, "color_order", "RGB"),
+            resize="area" if resized else getattr(game, "resize_method", "none"),
+            source={"env": recording.env, "policy": recording.policy, "seed": recording.seed},
+        )
+    finally:
+        env.close()
+
+
+def _make(recording: Recording) -> gymnasium.Env:
+    """Makes the environment, drawing at the wanted size if it can."""
+    try:
+        module, _, name = recording.env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        entry = gymnasium.spec(name).entry_point
+        creator = load_env_creator(entry) if isinstance(entry, str) else entry
+        size = recording.resolution._asdict()
+        accepted = (
+            creator is not None and size.keys() <= inspect.signature(creator).parameters.keys()
+        )
+        # The checker is for those who write environments, and costs time on every step.
+        return gymnasium.make(recording.env, disable_env_checker=True, **(size if accepted else {}))
+    except Exception as error:  # whatever importing and building somebody's environment may raise
+        raise PipelineError(f"{recording.env} can't be made: {error}") from error
+
+
+def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int:
+    """Plays and writes one episode; returns its ticks.
+
+    The environment is made anew, so that nothing of an earlier episode can matter.
+    """
+    seed = recording.seed + number
+    env = _make(recording)
+    try:
+        observation, _ = env.reset(seed=seed)
+        policy = _make_policy(env, recording.policy, seed)
+        policy.reset()
+        with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
+            over = False
+            last: dict[str, Any] = {}
+            while not over:
+                _stop_if_orphaned()
+                action = policy.act(observation)
+                writer.append(*_tick(observation, action, info))
+                observation, _, terminated, truncated, last = env.step(action)
+                over = terminated or truncated
+            return writer.finish({**_plain(last), "seed": seed, "policy": recording.policy})
+    except PipelineError:
+        raise
+    except Exception as error:
+        # Somebody else's environment or policy: its author needs to see where.
+        raise PipelineError(
+            f"episode_{number} (seed {seed}): {recording.env} failed:\n{traceback.format_exc()}"
+        ) from error
+    finally:
+        env.close()
+
+
+class _RandomPolicy:
+    """Any buttons, evenly."""
+
+    def __init__(self, space: gymnasium.Space, seed: int):
+        self._space = space
+        self._seed = seed
+
+    def reset(self) -> None:
+        self._space.seed(self._seed)
+
+    def act(self, observation: Any) -> npt.NDArray[np.int8]:
+        return self._space.sample()
+
+
+def _make_policy(env: gymnasium.Env, name: PolicyName, seed: int) -> Policy:
+    # Not the episode's seed itself: the environment draws from that one.
+    derived = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+    if name == "random":
+        return _RandomPolicy(env.action_space, derived)
+    game: Any = env.unwrapped
+    return game.make_expert(derived)
+
+
+def _tick(
+    observation: Any, action: npt.NDArray[np.int8], info: DatasetInfo
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+    """The frame [H, W, 3], action [A] and state [S] to be written."""
+    frame = observation["frame"] if isinstance(observation, dict) else observation
+    if frame.shape[:2] != (info.height, info.width):
+        frame = cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
+    state = np.array([observation[name] for name in info.attributes], np.float32)
+    return frame, np.asarray(action, np.bool_), state
+
+
+def _plain(info: dict[str, Any]) -> dict[str, Any]:
+    """Those entries that JSON can hold."""
+    found = {}
+    for key, value in info.items():
+        value = value.item() if isinstance(value, np.generic) else value
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            continue
+        found[key] = value
+    return found
+
+
+def _in_processes(
+    recording: Recording, info: DatasetInfo, pending: list[int], workers: int
+) -> Iterator[int]:
+    """Records episodes in several processes; yields the ticks of each when it is complete."""
+    # Spawned, not forked: the caller may hold threads and an accelerator.
+    context = multiprocessing.get_context("spawn")
+    queue = deque(pending)
+    running: dict[Connection, BaseProcess] = {}
+    try:
+        with _ignoring_interrupts():
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, recording, info), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = process
+        for connection in running:
+            connection.send(queue.popleft())
+        while running:
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                try:
+                    result = connection.recv()
+                except EOFError:
+                    running[connection].join()
+                    raise PipelineError(
+                        f"a worker died (exit code {running[connection].exitcode}), perhaps for "
+                        "want of memory; try again with fewer --workers"
+                    ) from None
+                if isinstance(result, PipelineError):
+                    raise result
+                if queue:
+                    connection.send(queue.popleft())
+                else:
+                    connection.close()
+                    running.pop(connection).join()
+                yield result
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.join()
+
+
+def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
+    """A worker: records the episodes whose numbers it gets until the connection closes."""
+    cv2.setNumThreads(1)  # the cores are busy with the other workers
+    while True:
+        try:
+            number = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(_record_episode(recording, info, number))
+        except PipelineError as error:
+            connection.send(error)
+
+
+def _stop_if_orphaned() -> None:
+    """Ends a worker whose run was killed, before a new run comes and writes the same episode."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _ignoring_interrupts() -> Iterator[None]:
+    """Lets processes start deaf to Ctrl-C, which the terminal sends to them too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _with_progress(counts: Iterator[int], total: int, pending: int) -> Iterator[int]:
+    """Passes tick counts on, showing how far they are: a bar on a terminal, else sparse lines."""
+    began = last = time.monotonic()
+    frames = 0
+    columns = (
+        TextColumn("recording"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes, {task.fields[speed]:.0f} frames/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("recording", total=total, completed=total - pending, speed=0.0)
+        for number, count in enumerate(counts, total - pending + 1):
+            frames += count
+            now = time.monotonic()
+            bar.update(task, advance=1, speed=frames / (now - began))
+            if bar.disable and now - last > LINE_EVERY_S:
+                last = now
+                print(
+                    f"recorded {number}/{total} episodes, {frames / (now - began):.0f} frames/s",
+                    flush=True,
+                )
+            yield count
+
+
+def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:
+    episodes = episode_attributes(path).values()
+    frames = sum(episode["frame_count"] for episode in episodes)
+    outcomes = [episode["outcome"] for episode in episodes if "outcome" in episode]
+    return Summary(
+        episodes=len(episodes),
+        frames=frames,
+        seconds=None if info.fps is None else frames / info.fps,
+        size=size_on_disk(path),
+        frames_per_second=frames_per_second,
+        won=outcomes.count("won") if outcomes else None,
+    )
+
+
+def _table(path: Path, summary: Summary) -> Table:
+    table = Table(title=str(path), show_header=False)
+    rows = {
+        "episodes": f"{summary.episodes:,}",
+        "frames": f"{summary.frames:,}",
+        "seconds of play": None if summary.seconds is None else f"{summary.seconds:,.0f}",
+        "size on disk": f"{summary.size / 2**20:,.1f} MiB "
+        f"({summary.size / summary.frames / 2**10:,.1f} KiB a frame)",
+        "recorded": None
+        if summary.frames_per_second is None
+        else f"{summary.frames_per_second:,.0f} frames/s",
+        "won": None if summary.won is None else f"{summary.won:,}",
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, value)
+    return table
+
+
+def main() -> int:
+    """The command; returns the exit status."""
+    try:
+        recording = tyro.cli(Recording, prog="gameplay_pipeline.record")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    try:
+        summary = record(recording)
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; the complete episodes are in {recording.out}, "
+            "run the same command to continue",
+            file=sys.stderr,
+        )
+        return 130
+    Console(highlight=False).print(_table(recording.out, summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Writes the project's dataset format; every recorder and converter writes through here.
+
+A dataset is a zarr group. Its attributes are those of `DatasetInfo`; its groups episode_0,
+episode_1, ... hold `frames` uint8 [N, 3, H, W], `actions` bool [N, A] and, where the game has
+state, `state` float32 [N, S]. An episode is built beside the dataset and renamed into it when it
+is complete, so that a dataset holds whole episodes only, whenever its writer is stopped.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+import zarr.codecs
+from numcodecs import Blosc
+
+ZarrFormat = Literal[2, 3]
+
+VERSION = 1
+"""Of the layout; written as the root attribute `version`."""
+
+SHARD = 512
+"""Frames in a shard (zarr v3), and in memory before they are written."""
+
+EPISODE = re.compile(r"episode_(\d+)")
+
+
+class PipelineError(Exception):
+    """Something the person at the keyboard can mend; print it without a traceback."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What holds for all episodes of a dataset."""
+
+    keys: tuple[str, ...]
+    """Names of the A action columns."""
+    attributes: tuple[str, ...]
+    """Names of the S state columns; empty where the game has no state."""
+    height: int
+    width: int
+    fps: float | None
+    """Ticks a second; None where unknown."""
+    color_order: str
+    """RGB or BGR."""
+    resize: str
+    """How frames came to their size: none, area, ..."""
+    source: dict[str, Any]
+    """Where the episodes come from, as plain JSON."""
+
+    def root_attributes(self) -> dict[str, Any]:
+        """The attributes of the root group; what the game lacks is absent."""
+        found = {
+            "keys": list(self.keys),
+            "attributes": list(self.attributes) or None,
+            "fps": self.fps,
+            "color_order": self.color_order,
+            "resize": self.resize,
+            "resolution": [self.height, self.width],
+            "source": self.source,
+            "version": VERSION,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[int]:
+    """Creates a dataset, or prepares one for more episodes of the same kind.
+
+    Only one process at a time may do this; others may then write episodes of the dataset.
+
+    Returns:
+        The numbers of the episodes that are complete.
+
+    Raises:
+        PipelineError: something else is at `path`, the dataset there differs from `info` or
+            `zarr_format`, or it can't be written.
+    """
+    with _writing(path):
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            discard_partial(path)
+            new = _partial(path) / "root"
+            group = zarr.create_group(new, zarr_format=zarr_format)
+            group.attrs.update(info.root_attributes())
+            new.rename(path)
+            return set()
+    root = _existing(path)
+    found = _flat({**root.attrs, "zarr_format": root.metadata.zarr_format})
+    wanted = _flat({**info.root_attributes(), "zarr_format": zarr_format})
+    differences = [
+        f"  {key}: recorded with {found.get(key, 'none')}, asked for {wanted.get(key, 'none')}"
+        for key in sorted(found | wanted)
+        if found.get(key) != wanted.get(key)
+    ]
+    if differences:
+        raise PipelineError(
+            f"{path} was recorded with other settings:\n" + "\n".join(differences) + "\n"
+            "Repeat those settings to continue it, or choose another path."
+        )
+    with _writing(path):
+        discard_partial(path)
+    return set(episode_attributes(path))
+
+
+def discard_partial(path: Path) -> None:
+    """Removes the unfinished episodes of a dataset that nobody writes any more."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(_partial(path))
+
+
+def episode_attributes(path: Path) -> dict[int, dict[str, Any]]:
+    """The attributes of each complete episode, by its number."""
+    return {
+        int(match[1]): dict(group.attrs)
+        for name, group in _existing(path).groups()
+        if (match := EPISODE.fullmatch(name))
+    }
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes in all files of a dataset."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+class EpisodeWriter:
+    """Writes one episode tick by tick; a context manager. Without `finish` nothing remains.
+
+    Memory stays bounded by one shard of frames, however long the episode.
+    """
+
+    def __init__(self, path: Path, number: int, info: DatasetInfo, zarr_format: ZarrFormat):
+        """Begins episode `number` of the dataset that `open_dataset` prepared at `path`."""
+        self._target = path / f"episode_{number}"
+        self._temporary = _partial(path) / self._target.name
+        self._info = info
+        self._compressor: dict[str, Any] = {
+            "compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle")
+            if zarr_format == 3
+            else Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
+        }
+        frame = (3, info.height, info.width)
+        with _writing(self._target):
+            self._group = zarr.create_group(
+                self._temporary, zarr_format=zarr_format, overwrite=True
+            )
+            self._frames = self._group.create_array(
+                "frames",
+                shape=(0, *frame),
+                chunks=(1, *frame),
+                shards=(SHARD, *frame) if zarr_format == 3 else None,
+                dtype="uint8",
+                # A black frame equals the fill value. It is data all the same: readers take a
+                # missing chunk for a damaged dataset.
+                config={"write_empty_chunks": True},
+                **self._compressor,
+            )
+        self._buffer = np.empty((SHARD, *frame), np.uint8)
+        self._actions: list[npt.NDArray[np.bool_]] = []
+        self._state: list[npt.NDArray[np.float32]] = []
+
+    def __enter__(self) -> "EpisodeWriter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def append(
+        self,
+        frame: npt.NDArray[np.uint8],
+        action: npt.NDArray[np.bool_],
+        state: npt.NDArray[np.float32],
+    ) -> None:
+        """Adds a tick: what was seen, and what was pressed upon it.
+
+        Args:
+            frame: [H, W, 3].
+            action: [A].
+            state: [S]; S is 0 where the game has none.
+        """
+        self._buffer[len(self._actions) % SHARD] = np.moveaxis(frame, -1, 0)
+        self._actions.append(action)
+        self._state.append(state)
+        if len(self._actions) % SHARD == 0:
+            self._flush(SHARD)
+
+    def finish(self, attributes: dict[str, Any]) -> int:
+        """Completes the episode with its attributes (plain JSON) and puts it into the dataset.
+
+        `frame_count` and, where known, `fps` are added.
+
+        Returns:
+            The number of ticks.
+
+        Raises:
+            PipelineError: it can't be written.
+        """
+        ticks = len(self._actions)
+        if ticks % SHARD:
+            self._flush(ticks % SHARD)
+        tables: dict[str, npt.NDArray[Any]] = {"actions": np.stack(self._actions)}
+        if self._info.attributes:
+            tables["state"] = np.stack(self._state)
+        with _writing(self._target):
+            for name, table in tables.items():
+                array = self._group.create_array(
+                    name,
+                    shape=table.shape,
+                    chunks=table.shape,
+                    dtype=table.dtype,
+                    config={"write_empty_chunks": True},
+                    **self._compressor,
+                )
+                array[:] = table
+            fps = {} if self._info.fps is None else {"fps": self._info.fps}
+            self._group.attrs.update({**attributes, **fps, "frame_count": ticks})
+            self._temporary.rename(self._target)
+        return ticks
+
+    def _flush(self, count: int) -> None:
+        stop = len(self._actions)
+        with _writing(self._target):
+            self._frames.resize((stop, *self._frames.shape[1:]))
+            self._frames[stop - count : stop] = self._buffer[:count]
+
+
+def _partial(path: Path) -> Path:
+    """Where unfinished episodes are: beside the dataset, where no reader of it looks."""
+    return path.with_name(path.name + ".partial")
+
+
+def _existing(path: Path) -> zarr.Group:
+    try:
+        return zarr.open_group(path, mode="r")
+    except (OSError, ValueError, KeyError) as error:
+        raise PipelineError(
+            f"{path} exists and is no zarr dataset; choose another path or remove it ({error})"
+        ) from error
+
+
+def _flat(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON gives them back, those of nested dictionaries as "outer.inner"."""
+    found: dict[str, Any] = {}
+    for key, value in json.loads(json.dumps(attributes)).items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            found[key] = value
+    return found
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise PipelineError(f"{path} can't be written: {reason}") from error
