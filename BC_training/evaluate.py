@@ -19,8 +19,8 @@ from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console, losses, metrics
 from BC_training.common.config import Config
 from BC_training.common.dataset import Dataset, open_data
+from BC_training.common.losses import ClassWeights
 from BC_training.common.metrics import Metrics
-from BC_training.common.model import ClassWeights
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec, UserError
 

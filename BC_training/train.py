@@ -29,7 +29,7 @@ from BC_training.common import console, losses, metrics, optim, preprocess
 from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data, Dataset, open_data
-from BC_training.common.model import ClassWeights
+from BC_training.common.losses import ClassWeights
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.runlog import RunLog
 from BC_training.common.types import Batch, UserError

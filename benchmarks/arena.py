@@ -9,9 +9,9 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import gymnasium
@@ -26,6 +26,7 @@ SIZES = ((128, 72), (256, 144), (512, 288))
 RESULTS = Path(__file__).parent / "results" / "arena.json"
 LEFT, LOCK, DODGE, RIGHT, ATTACK, BACK, FORWARD = range(7)
 
+T = TypeVar("T")
 Policy = Callable[[dict[str, Any], int], np.ndarray]
 
 
@@ -82,16 +83,20 @@ def fight(env: gymnasium.Env, policy: Policy, seed: int) -> tuple[dict[str, Any]
     return info, np.stack(actions)
 
 
+def _track(steps: Sequence[T], name: str, console: Console) -> Iterable[T]:
+    if not console.is_terminal:
+        console.print(f"{name} ...")
+        return steps
+    return track(steps, name, console=console, transient=True)
+
+
 def difficulty(fights: int, console: Console) -> dict[str, Any]:
     """Every policy over the seeds 0 to fights - 1, without drawing."""
     env = gymnasium.make(ENV, render_frames=False)
     names: tuple[str, ...] = env.unwrapped.action_names  # type: ignore[attr-defined]
     results = {}
     for name, make in POLICIES.items():
-        runs = [
-            fight(env, make(env, seed), seed)
-            for seed in track(range(fights), name, console=console, transient=True)
-        ]
+        runs = [fight(env, make(env, seed), seed) for seed in _track(range(fights), name, console)]
         infos = [info for info, _ in runs]
         removed = [info["boss_health_removed"] for info in infos]
         seconds = [info["seconds"] for info in infos]
@@ -117,7 +122,7 @@ def speed(repeats: int, console: Console) -> dict[str, Any]:
     cases: list[tuple[str, dict[str, Any]]] = [("simulation only", {"render_frames": False})]
     cases += [(f"{height}x{width}", {"width": width, "height": height}) for width, height in SIZES]
     results = {}
-    for name, options in track(cases, "speed", console=console, transient=True):
+    for name, options in _track(cases, "speed", console):
         env = gymnasium.make(ENV, **options)
         rates = [_rate(env, played) for _ in range(repeats)]
         results[name] = {

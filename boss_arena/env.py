@@ -28,6 +28,9 @@ NPC_Y_OFFSET = -8.0
 
 NPC_ID = 21300014
 
+LARGEST = 1e5
+"""Bound on every attribute that is no id."""
+
 ACTIONS = (
     "move_left",
     "lock_on",
@@ -115,7 +118,7 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
             entries[name] = (
                 spaces.Box(0, np.iinfo(np.int32).max, (), np.int64)
                 if name in WHOLE
-                else spaces.Box(-np.inf, np.inf, (), np.float32)
+                else spaces.Box(-LARGEST, LARGEST, (), np.float32)
             )
         self.observation_space = spaces.Dict(entries)
 
@@ -126,9 +129,7 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._fight = Fight(int(self.np_random.integers(2**63)))
         return self._observe(self._fight), self._info(self._fight)
 
-    def step(
-        self, action: np.ndarray
-    ) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         fight = self._running()
         boss_hp, hero_hp = fight.boss.hp, fight.hero.hp
         fight.step(Buttons(*(bool(pressed) for pressed in action)))

@@ -1,4 +1,4 @@
-"""A scripted player that sees the game's attributes, late and imprecisely, as a person sees a fight."""
+"""A scripted player that sees the game's attributes, late and imprecisely, as people do."""
 
 import math
 from collections import deque
@@ -129,7 +129,9 @@ class Expert:
         if self._held["dodge"]:
             return True
         if self._answered and hero not in ROLLS:
-            self._answered = False  # the press came while the hero could not roll, or the roll is over
+            self._answered = (
+                False  # the press came while the hero could not roll, or the roll is over
+            )
         if due is None or self._answered or stamina <= 1 or due > ROLL_LEAD + self._slip:
             return False
         self._tap("dodge")

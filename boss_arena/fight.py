@@ -129,7 +129,7 @@ class Boss:
         self.hp = BOSS_MAX_HP
         self.move: Move | None = None
         self.tick = 0
-        self.wait = 20
+        self.wait = 8
         self.strafe = 0
         self.walking = False
         self.hit = False
@@ -230,9 +230,8 @@ class Fight:
             self._roll()
         elif hero.doing == "attack":
             self._attack(way)
-        elif hero.doing == "stagger":
-            if hero.tick >= STAGGER_TICKS:
-                hero.begin("free")
+        elif hero.doing == "stagger" and hero.tick >= STAGGER_TICKS:
+            hero.begin("free")
         if hero.doing == "free":
             self._free(buttons, way)
         if hero.rest == 0 and hero.doing in ("free", "stagger"):
@@ -376,15 +375,16 @@ class Fight:
             boss.stride += 1.2 * DT * 1.4
         if boss.wait > 0 or abs(wrap(towards - boss.yaw)) > 0.9:
             return
-        if distance <= 4.5 or self._rng.random() < 0.06:
-            self._start(self._choose(distance))
+        if distance <= 4.5 or self._rng.random() < 0.15:
+            self._start(self._choose(min(distance, 20.0)))
 
     def _choose(self, distance: float) -> Move:
         boss = self.boss
         fits = [
             move
             for move in MOVES.values()
-            if move.distance[0] <= distance <= move.distance[1] and move.name != boss.last
+            if move.distance[0] <= distance <= move.distance[1]
+            and (move.name != boss.last or move.dagger)
         ]
         weights = np.array([move.weights[boss.second_phase] for move in fits])
         return fits[int(self._rng.choice(len(fits), p=weights / weights.sum()))]
@@ -452,7 +452,7 @@ class Fight:
             return
         for chain in move.chains:
             if draw < chain.chance:
-                if near or MOVES[chain.move].dagger:
+                if near or MOVES[chain.move].dagger or MOVES[chain.move].flight:
                     self._start(MOVES[chain.move])
                 return
             draw -= chain.chance
@@ -537,7 +537,9 @@ class Fight:
             lean = wrap(hero.roll_yaw - hero.yaw) if hero.roll_way > 0 else math.pi
         elif hero.doing == "attack":
             blow = COMBO[hero.combo]
-            phase, progress = _phase(hero.tick, blow.windup, blow.windup, blow.active, blow.recovery)
+            phase, progress = _phase(
+                hero.tick, blow.windup, blow.windup, blow.active, blow.recovery
+            )
         elif hero.doing == "stagger":
             progress = hero.tick / STAGGER_TICKS
         return Figure(

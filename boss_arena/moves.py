@@ -91,7 +91,7 @@ MOVES = {
         Move("throw", "throw", 3025, 10, 1, 12, 0.0, 0.0, 170, dagger=True, turning=0.9,
              weights=(2, 1), distance=(5, 20)),
         Move("backstep", "backstep", 3026, 3, 6, 5, 0.0, 0.0, 0, lunge=-4.5,
-             chains=(Chain("throw", 0.6),), weights=(0.7, 0.5), distance=(0, 3)),
+             chains=(Chain("throw", 0.35), Chain("leap", 0.4)), weights=(0.7, 0.5), distance=(0, 3)),
         Move("jab", "jab", 3030, 9, 2, 12, 3.2, _arc(50), 190, lunge=0.8,
              chains=(Chain("slash", 0.35),)),
         Move("hammer", "hammer", 3040, 16, 2, 24, 5.0, _arc(45), 420, hold=4, lunge=1.0, ring=6.0,

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 import cv2
 import gymnasium
@@ -48,7 +48,7 @@ from rich.table import Table
 from gameplay_pipeline.writer import (
     DatasetInfo,
     EpisodeWriter,
-    PipelineError,
+    RecordError,
     ZarrFormat,
     discard_partial,
     episode_attributes,
@@ -58,41 +58,11 @@ from gameplay_pipeline.writer import (
 
 PolicyName = Literal["expert", "random"]
 
+LISTED = 10
+"""Failed episodes that a message names."""
+
 LINE_EVERY_S = 10.0
 """Seconds between progress lines where there is no terminal to draw a bar on."""
-
-
-class Resolution(NamedTuple):
-    """Size of a frame in pixels."""
-
-    width: int
-    height: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Resolution":
-        """From WIDTHxHEIGHT.
-
-        Raises:
-            ValueError: it is not that.
-        """
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-        if match is None:
-            raise ValueError(f"{text!r} is no resolution; write WIDTHxHEIGHT, such as 512x288")
-        return cls(int(match[1]), int(match[2]))
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}"
-
-
-_RESOLUTION_ARGUMENT = tyro.constructors.PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="WIDTHxHEIGHT",
-    instance_from_str=lambda words: Resolution.parse(words[0]),
-    is_instance=lambda value: isinstance(value, Resolution),
-    str_from_instance=lambda value: [str(value)],
-)
-
-_DEFAULT_RESOLUTION = Resolution(512, 288)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +77,8 @@ class Recording:
     """The environment's own expert, or random buttons."""
     episodes: int = 100
     """Episodes that the dataset shall have."""
-    resolution: Annotated[Resolution, _RESOLUTION_ARGUMENT] = _DEFAULT_RESOLUTION
-    """Size of the frames."""
+    resolution: str = "512x288"
+    """Size of the frames in pixels, WIDTHxHEIGHT."""
     seed: int = 0
     """Episode i is played with this plus i."""
     zarr_format: ZarrFormat = 3
@@ -122,13 +92,22 @@ class Recording:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be {least} or more")
-        if min(self.resolution) < 1:
-            raise ValueError(f"resolution is {self.resolution}, but must be 1x1 or more")
+        if re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.resolution) is None:
+            raise ValueError(
+                f"resolution is {self.resolution!r}, but must be WIDTHxHEIGHT, such as 512x288"
+            )
+        if not self.out.name:
+            raise ValueError(f"out is {str(self.out)!r}, but must name the dataset to be made")
         for name, known in (("policy", PolicyName), ("zarr_format", ZarrFormat)):
             if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, but must be one of {get_args(known)}"
-                )
+                choices = " or ".join(map(str, get_args(known)))
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {choices}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        width, height = self.resolution.split("x")
+        return int(width), int(height)
 
 
 class Summary(NamedTuple):
@@ -146,6 +125,13 @@ class Summary(NamedTuple):
     """Episodes with the outcome "won"; None where no episode has an outcome."""
 
 
+class Failure(NamedTuple):
+    """An episode that was not written because the environment or the policy raised."""
+
+    number: int
+    reason: str
+
+
 class Policy(Protocol):
     """What plays an episode."""
 
@@ -154,15 +140,37 @@ class Policy(Protocol):
     def act(self, observation: Any) -> npt.NDArray[np.int8]: ...
 
 
-def record(recording: Recording) -> Summary:
-    """Records the episodes that the dataset lacks, with a progress bar.
+def record(
+    env: str,
+    policy: str,
+    episodes: int,
+    resolution: str,
+    out: Path,
+    seed: int = 0,
+    zarr_format: ZarrFormat = 3,
+    workers: int | None = None,
+) -> None:
+    """Records the episodes that the dataset at `out` lacks; the arguments are `Recording`'s.
+
+    Shows its progress, and at the end what the dataset holds. An episode in which the environment
+    or the policy fails is not written; the others are recorded all the same.
 
     Raises:
-        PipelineError: the environment can't be made, doesn't fit or fails, the dataset at
-            `recording.out` was recorded with other settings, or it can't be written. Episodes
-            that were complete by then are kept.
+        RecordError: an argument is no good, the environment can't be made, doesn't fit or failed,
+            the dataset at `out` was recorded with other settings, or it can't be written. Episodes
+            that are complete by then are kept.
         KeyboardInterrupt: likewise.
     """
+    try:
+        recording = Recording(
+            out, env, cast(PolicyName, policy), episodes, resolution, seed, zarr_format, workers
+        )
+    except ValueError as error:
+        raise RecordError(str(error)) from error
+    _record(recording)
+
+
+def _record(recording: Recording) -> None:
     info = _inspect(recording)
     done = open_dataset(recording.out, info, recording.zarr_format)
     pending = [number for number in range(recording.episodes) if number not in done]
@@ -175,16 +183,30 @@ def record(recording: Recording) -> Summary:
     workers = min(recording.workers or _usable_cores(), len(pending))
     began = time.monotonic()
     frames = 0
+    failures: list[Failure] = []
     try:
         if workers > 1:
-            counts = _in_processes(recording, info, pending, workers)
+            results = _in_processes(recording, info, pending, workers)
         else:
-            counts = (_record_episode(recording, info, number) for number in pending)
-        for count in _with_progress(counts, recording.episodes, len(pending)):
-            frames += count
+            results = (_record_episode(recording, info, number) for number in pending)
+        for result in _with_progress(results, recording.episodes, len(pending)):
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                frames += result
     finally:
         discard_partial(recording.out)
-    return _summarise(recording.out, info, frames / (time.monotonic() - began) if pending else None)
+    speed = frames / (time.monotonic() - began) if pending else None
+    print(f"{recording.out}:")
+    Console(highlight=False).print(_table(_summarise(recording.out, info, speed)))
+    if failures:
+        failures.sort()
+        raise RecordError(
+            f"{recording.env} failed in {len(failures)} of {len(pending)} episodes, "
+            f"which are missing from {recording.out}:\n"
+            + "\n".join(f"  episode_{each.number}: {each.reason}" for each in failures[:LISTED])
+            + ("\n  ..." if len(failures) > LISTED else "")
+        )
 
 
 def _inspect(recording: Recording) -> DatasetInfo:
@@ -194,7 +216,7 @@ def _inspect(recording: Recording) -> DatasetInfo:
         game: Any = env.unwrapped
         actions, observations = env.action_space, env.observation_space
         if not isinstance(actions, spaces.MultiBinary) or len(actions.shape) != 1:
-            raise PipelineError(
+            raise RecordError(
                 f"{recording.env}: its action space is {actions}; only MultiBinary(n), a button a "
                 "column, can be recorded"
             )
@@ -205,25 +227,31 @@ def _inspect(recording: Recording) -> DatasetInfo:
             scalars = tuple(name for name, space in observations.items() if space.shape == ())
             attributes = tuple(getattr(game, "attribute_names", scalars))
             if missing := set(attributes) - set(scalars):
-                raise PipelineError(
+                raise RecordError(
                     f"{recording.env}: its observations lack the attributes {sorted(missing)}"
                 )
         shape = image.shape if isinstance(image, spaces.Box) and image.dtype == np.uint8 else ()
         if len(shape) != 3 or shape[2] != 3:
-            raise PipelineError(
+            raise RecordError(
                 f"{recording.env}: its observation space is {observations}; only an image (a Box "
                 "of uint8, height x width x 3) or a Dict with one as 'frame' can be recorded"
             )
         if recording.policy == "expert" and not hasattr(game, "make_expert"):
-            raise PipelineError(
+            raise RecordError(
                 f"{recording.env} brings no expert (make_expert); record it with --policy random"
             )
-        width, height = recording.resolution
+        width, height = recording.size
         fps = env.metadata.get("render_fps")
-        names = getattr(game, "action_names", [f"button_{i}" for i in range(actions.shape[0])])
+        buttons = actions.shape[0]
+        names = tuple(getattr(game, "action_names", [f"button_{i}" for i in range(buttons)]))
+        if len(names) != buttons:
+            raise RecordError(
+                f"{recording.env}: its action space has {buttons} buttons, "
+                f"but its action_names are {', '.join(names)}"
+            )
         resized = shape[:2] != (height, width)
         return DatasetInfo(
-            keys=tuple(names),
+            keys=names,
             attributes=attributes,
             height=height,
             width=width,
@@ -245,18 +273,18 @@ def _make(recording: Recording) -> gymnasium.Env:
             importlib.import_module(module)
         entry = gymnasium.spec(name).entry_point
         creator = load_env_creator(entry) if isinstance(entry, str) else entry
-        size = recording.resolution._asdict()
+        size = dict(zip(("width", "height"), recording.size, strict=True))
         accepted = (
             creator is not None and size.keys() <= inspect.signature(creator).parameters.keys()
         )
         # The checker is for those who write environments, and costs time on every step.
         return gymnasium.make(recording.env, disable_env_checker=True, **(size if accepted else {}))
     except Exception as error:  # whatever importing and building somebody's environment may raise
-        raise PipelineError(f"{recording.env} can't be made: {error}") from error
+        raise RecordError(f"{recording.env} can't be made: {error}") from error
 
 
-def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int:
-    """Plays and writes one episode; returns its ticks.
+def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int | Failure:
+    """Plays and writes one episode; returns its ticks, or why it could not be played.
 
     The environment is made anew, so that nothing of an earlier episode can matter.
     """
@@ -270,19 +298,19 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
             over = False
             last: dict[str, Any] = {}
             while not over:
-                _stop_if_orphaned()
                 action = policy.act(observation)
                 writer.append(*_tick(observation, action, info))
                 observation, _, terminated, truncated, last = env.step(action)
                 over = terminated or truncated
             return writer.finish({**_plain(last), "seed": seed, "policy": recording.policy})
-    except PipelineError:
+    except RecordError:
         raise
-    except Exception as error:
-        # Somebody else's environment or policy: its author needs to see where.
-        raise PipelineError(
-            f"episode_{number} (seed {seed}): {recording.env} failed:\n{traceback.format_exc()}"
-        ) from error
+    except Exception as error:  # whatever somebody's environment or policy may raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return Failure(
+            number,
+            f"seed {seed}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
+        )
     finally:
         env.close()
 
@@ -336,8 +364,8 @@ def _plain(info: dict[str, Any]) -> dict[str, Any]:
 
 def _in_processes(
     recording: Recording, info: DatasetInfo, pending: list[int], workers: int
-) -> Iterator[int]:
-    """Records episodes in several processes; yields the ticks of each when it is complete."""
+) -> Iterator[int | Failure]:
+    """Records episodes in several processes; yields each one's result when it is over."""
     # Spawned, not forked: the caller may hold threads and an accelerator.
     context = multiprocessing.get_context("spawn")
     queue = deque(pending)
@@ -357,13 +385,13 @@ def _in_processes(
                 assert isinstance(connection, Connection)
                 try:
                     result = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     running[connection].join()
-                    raise PipelineError(
+                    raise RecordError(
                         f"a worker died (exit code {running[connection].exitcode}), perhaps for "
                         "want of memory; try again with fewer --workers"
                     ) from None
-                if isinstance(result, PipelineError):
+                if isinstance(result, RecordError):
                     raise result
                 if queue:
                     connection.send(queue.popleft())
@@ -379,6 +407,7 @@ def _in_processes(
 
 def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
     """A worker: records the episodes whose numbers it gets until the connection closes."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the cores are busy with the other workers
     while True:
         try:
@@ -387,15 +416,16 @@ def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> No
             return
         try:
             connection.send(_record_episode(recording, info, number))
-        except PipelineError as error:
+        except RecordError as error:
             connection.send(error)
 
 
-def _stop_if_orphaned() -> None:
-    """Ends a worker whose run was killed, before a new run comes and writes the same episode."""
+def _end_with_parent() -> None:
+    """Ends a worker at once when its run is killed, before a new run writes the same episode."""
     parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 @contextlib.contextmanager
@@ -417,8 +447,10 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _with_progress(counts: Iterator[int], total: int, pending: int) -> Iterator[int]:
-    """Passes tick counts on, showing how far they are: a bar on a terminal, else sparse lines."""
+def _with_progress(
+    results: Iterator[int | Failure], total: int, pending: int
+) -> Iterator[int | Failure]:
+    """Passes results on, showing how far they are: a bar on a terminal, else sparse lines."""
     began = last = time.monotonic()
     frames = 0
     columns = (
@@ -430,8 +462,8 @@ def _with_progress(counts: Iterator[int], total: int, pending: int) -> Iterator[
     )
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("recording", total=total, completed=total - pending, speed=0.0)
-        for number, count in enumerate(counts, total - pending + 1):
-            frames += count
+        for number, result in enumerate(results, total - pending + 1):
+            frames += 0 if isinstance(result, Failure) else result
             now = time.monotonic()
             bar.update(task, advance=1, speed=frames / (now - began))
             if bar.disable and now - last > LINE_EVERY_S:
@@ -440,7 +472,7 @@ def _with_progress(counts: Iterator[int], total: int, pending: int) -> Iterator[
                     f"recorded {number}/{total} episodes, {frames / (now - began):.0f} frames/s",
                     flush=True,
                 )
-            yield count
+            yield result
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:
@@ -457,14 +489,14 @@ def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -
     )
 
 
-def _table(path: Path, summary: Summary) -> Table:
-    table = Table(title=str(path), show_header=False)
+def _table(summary: Summary) -> Table:
+    table = Table(show_header=False)
     rows = {
         "episodes": f"{summary.episodes:,}",
         "frames": f"{summary.frames:,}",
         "seconds of play": None if summary.seconds is None else f"{summary.seconds:,.0f}",
         "size on disk": f"{summary.size / 2**20:,.1f} MiB "
-        f"({summary.size / summary.frames / 2**10:,.1f} KiB a frame)",
+        f"({summary.size / max(summary.frames, 1) / 2**10:,.1f} KiB a frame)",
         "recorded": None
         if summary.frames_per_second is None
         else f"{summary.frames_per_second:,.0f} frames/s",
@@ -478,14 +510,10 @@ def _table(path: Path, summary: Summary) -> Table:
 
 def main() -> int:
     """The command; returns the exit status."""
+    recording = tyro.cli(Recording, prog="gameplay_pipeline.record")
     try:
-        recording = tyro.cli(Recording, prog="gameplay_pipeline.record")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    try:
-        summary = record(recording)
-    except PipelineError as error:
+        _record(recording)
+    except RecordError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -495,7 +523,6 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
-    Console(highlight=False).print(_table(recording.out, summary))
     return 0
 
 

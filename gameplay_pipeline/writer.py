@@ -34,7 +34,7 @@ SHARD = 512
 EPISODE = re.compile(r"episode_(\d+)")
 
 
-class PipelineError(Exception):
+class RecordError(Exception):
     """Something the person at the keyboard can mend; print it without a traceback."""
 
 
@@ -81,7 +81,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
         The numbers of the episodes that are complete.
 
     Raises:
-        PipelineError: something else is at `path`, the dataset there differs from `info` or
+        RecordError: something else is at `path`, the dataset there differs from `info` or
             `zarr_format`, or it can't be written.
     """
     with _writing(path):
@@ -101,7 +101,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
         if found.get(key) != wanted.get(key)
     ]
     if differences:
-        raise PipelineError(
+        raise RecordError(
             f"{path} was recorded with other settings:\n" + "\n".join(differences) + "\n"
             "Repeat those settings to continue it, or choose another path."
         )
@@ -205,7 +205,7 @@ class EpisodeWriter:
             The number of ticks.
 
         Raises:
-            PipelineError: it can't be written.
+            RecordError: it can't be written.
         """
         ticks = len(self._actions)
         if ticks % SHARD:
@@ -245,7 +245,7 @@ def _existing(path: Path) -> zarr.Group:
     try:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:
-        raise PipelineError(
+        raise RecordError(
             f"{path} exists and is no zarr dataset; choose another path or remove it ({error})"
         ) from error
 
@@ -267,4 +267,4 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise PipelineError(f"{path} can't be written: {reason}") from error
+        raise RecordError(f"{path} can't be written: {reason}") from error

@@ -1,5 +1,6 @@
 """Opening, validating and splitting, against zarr-python and by hand."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -105,14 +106,14 @@ def test_paths_that_are_no_dataset_say_why(tmp_path, made):
         Episodes(tmp_path / "empty.zarr")
     root = zarr.open_group(made.path)
     del root.attrs["keys"]
-    with pytest.raises(UserError, match="'keys' is missing.*fps"):
+    with pytest.raises(UserError, match=r"'keys' is missing.*fps"):
         Episodes(made.path)
 
 
 def test_the_split_is_a_seeded_partition(made):
     episodes = Episodes(made.path)
     parts = episodes.split(0.6, 0.2, seed=1)
-    assert sorted(sum(parts, [])) == [0, 1, 2, 3, 4]
+    assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3, 4]
     assert [len(part) for part in parts] == [3, 1, 1]
     assert parts == episodes.split(0.6, 0.2, seed=1)
     assert any(parts != episodes.split(0.6, 0.2, seed=seed) for seed in range(2, 6))

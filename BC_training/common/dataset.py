@@ -69,18 +69,18 @@ class Dataset:
         self._frames = frames
         self._lengths = np.array([episode.length for episode in chosen], np.int64)
         self._firsts = np.cumsum(self._lengths) - self._lengths
-        self._rows = episodes.starts[list(numbers)]
-        self.actions: Bool[np.ndarray, "N A"] = (
-            np.concatenate([episode.actions for episode in chosen])
-            if chosen
-            else np.zeros((0, len(episodes.actions)), bool)
+        self._rows = episodes.starts[np.array(numbers, np.int64)]
+        # The leading empty arrays give a split without episodes its shapes.
+        self.actions: Bool[np.ndarray, "N A"] = np.concatenate(
+            [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
         )
-        self.state: Float[np.ndarray, "N S"] | None = (
-            np.concatenate([episode.state for episode in chosen if episode.state is not None])
-            if window.state
-            else None
-        )
-        self.episode: Int[np.ndarray, N] = np.repeat(np.arange(len(chosen)), self._lengths)
+        self.state: Float[np.ndarray, "N S"] | None = None
+        if window.state:
+            known = [e.state for e in chosen if e.state is not None]
+            self.state = np.concatenate(
+                [np.zeros((0, len(episodes.state_names)), np.float32), *known]
+            )
+        self.episode: Int[np.ndarray, "N"] = np.repeat(np.arange(len(chosen)), self._lengths)
         """Which of the split's episodes each sample belongs to."""
 
     def __len__(self) -> int:

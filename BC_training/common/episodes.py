@@ -84,7 +84,7 @@ class Episodes:
             except _BrokenEpisodeError as error:
                 self.skipped.append(Skipped(name, str(error)))
         self._refuse(validate)
-        self.starts: Int[np.ndarray, E] = np.cumsum(
+        self.starts: Int[np.ndarray, "E"] = np.cumsum(
             [0] + [episode.length for episode in self.episodes[:-1]]
         )
         """Row of each episode's first tick when all episodes are laid end to end."""

@@ -5,14 +5,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
+ClassWeights = tuple[Float[Array, "A"], Float[Array, "A"]]
+"""Weights of pressed and of released targets."""
+
 MAX_WEIGHT = 20.0
 """Bound on a class weight relative to the smallest: an action pressed once in a split must not
 drown the others, and one that is never pressed must not weigh infinitely."""
 
 
-def class_weights(
-    actions: Bool[np.ndarray, "N A"], kind: str | None
-) -> tuple[Float[np.ndarray, "A"], Float[np.ndarray, "A"]]:
+def class_weights(actions: Bool[np.ndarray, "N A"], kind: str | None) -> ClassWeights:
     """Weights of pressed and of released targets, per action.
 
     Args:
@@ -26,18 +27,17 @@ def class_weights(
         (pressed, released), finite and positive. An action that is never pressed weighs as little
         as the commonest: there is nothing rare to learn about it.
     """
-    ones = np.ones(actions.shape[1], np.float32)
+    ones = jnp.ones(actions.shape[1], jnp.float32)
     if kind is None or not actions.any():
         return ones, ones
     frequency = actions.mean(axis=0)
     frequency = np.where(frequency > 0, frequency, frequency.max())
     if kind == "positive":
-        return np.clip((1 - frequency) / frequency, 1 / MAX_WEIGHT, MAX_WEIGHT).astype(
-            np.float32
-        ), ones
+        odds = np.clip((1 - frequency) / frequency, 1 / MAX_WEIGHT, MAX_WEIGHT)
+        return jnp.asarray(odds, jnp.float32), ones
     inverse = 1 / frequency
     inverse = np.minimum(inverse, MAX_WEIGHT * inverse.min())
-    weights = (inverse / inverse.mean()).astype(np.float32)
+    weights = jnp.asarray(inverse / inverse.mean(), jnp.float32)
     return weights, weights
 
 
@@ -46,7 +46,7 @@ def bce(
     actions: Bool[Array, "B K A"],
     valid: Bool[Array, "B K"],
     weight: Float[Array, "B"],
-    class_weights: tuple[Float[Array, "A"], Float[Array, "A"]],
+    class_weights: ClassWeights,
     label_smoothing: float,
 ) -> Float[Array, ""]:
     """Mean binary cross-entropy over valid targets, weighted per row and per class.
@@ -57,6 +57,6 @@ def bce(
     targets = actions.astype(jnp.float32)
     smooth = targets * (1 - label_smoothing) + label_smoothing / 2
     terms = optax.sigmoid_binary_cross_entropy(logits, smooth)
-    terms = terms * jnp.where(actions, pressed, released)
+    terms = terms * jnp.where(actions, pressed[None, None], released[None, None])
     mask = jnp.broadcast_to((valid * weight[:, None])[..., None], terms.shape)
     return (terms * mask).sum() / jnp.maximum(mask.sum(), 1e-9)

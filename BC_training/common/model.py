@@ -5,9 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from BC_training.common import losses
+from BC_training.common.losses import ClassWeights
 from BC_training.common.types import Batch, Observation
-
-ClassWeights = tuple[Float[Array, "A"], Float[Array, "A"]]
 
 
 class Model(nnx.Module):

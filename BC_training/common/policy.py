@@ -108,7 +108,7 @@ class Policy:
     def _make_tick(self):
         graph, window, preprocess = self._graph, self._window, self.bundle.preprocess
 
-        def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, Memory]:
+        def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, "Memory"]:
             model = nnx.merge(graph, state, copy=True)
             now: Observation = jax.tree.map(lambda x: x[:, 0], preprocess(ticks))
             features = model.encode(now, None)[:, None]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from BC_training.common.types import Observation, Section, Ticks
+from BC_training.common.types import ArrayLike, Observation, Section, Ticks
 
 MIN_STD = 1e-3
 """A column that hardly varies is centred, not blown up."""
@@ -23,17 +23,20 @@ class Preprocess(Section):
     def __call__(self, ticks: Ticks) -> Observation:
         """Runs on the device, inside the jitted step."""
         frames = ticks.frames.astype(jnp.float32) / 255
-        frames = (frames - jnp.array(self.frame_mean)) / jnp.array(self.frame_std)
-        state = ticks.state
-        if state is not None:
-            state = (state - jnp.array(self.state_mean)) / jnp.array(self.state_std)
-        past = ticks.past_actions
+        state, past = ticks.state, ticks.past_actions
         return Observation(
-            frames=frames,
-            state=state,
+            frames=_standardise(frames, self.frame_mean, self.frame_std),
+            state=None if state is None else _standardise(state, self.state_mean, self.state_std),
             past_actions=None if past is None else past.astype(jnp.float32),
-            valid=ticks.valid,
+            valid=jnp.asarray(ticks.valid),
         )
+
+
+def _standardise(
+    values: Float[ArrayLike, "*axes F"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[ArrayLike, "*axes F"]:
+    shape = (1,) * (values.ndim - 1) + (-1,)
+    return (values - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
 
 
 def fit(

@@ -1,0 +1,219 @@
+"""What every model owes, over every model found, and over one that uses the whole contract."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from BC_training import models, train
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import config as configs
+from BC_training.common import losses
+from BC_training.common.dataset import open_data
+from BC_training.common.policy import Policy
+from BC_training.common.types import Observation, UserError
+from tests import window_model
+from tests.made_data import make_dataset
+
+SMALL = {"pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]}}
+NAMES = (*models.available(), "window_model")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def setting(request, tmp_path_factory):
+    """A small model of each kind, to be trained on the made dataset."""
+    folder = tmp_path_factory.mktemp(request.param)
+    made = make_dataset(folder / "made.zarr")
+    load = models.load
+    raw = {
+        "dataset": {
+            "path": str(made.path),
+            "train_ratio": 0.8,
+            "val_ratio": 0.2,
+            "cache_dir": str(folder / "cache"),
+        },
+        "model": {"name": request.param, **SMALL.get(request.param, {})},
+        "training": {
+            "batch_size": 16,
+            "num_epochs": 4,
+            "learning_rate": 0.003,
+            "save_every_n_epochs": 1,
+            "checkpoint_dir": str(folder / "run"),
+        },
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            models, "load", lambda name: window_model if name == "window_model" else load(name)
+        )
+        yield configs.validate(raw, "the test"), made
+
+
+@pytest.fixture
+def config(setting, tmp_path):
+    return changed(setting[0], checkpoint_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def trained(setting):
+    """A checkpoint after one epoch."""
+    return train.train(changed(setting[0], num_epochs=1))
+
+
+def changed(config, **training):
+    return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
+def final_arrays(folder):
+    run = checkpoints.Checkpoints(folder)
+    last = run.latest()
+    run.close()
+    bundle, model = checkpoints.load_model(folder / str(last))
+    return bundle, checkpoints.flatten(nnx.state(model))
+
+
+def test_shapes_dtype_and_determinism(config):
+    data = open_data(config)
+    window = config.model.window()
+    batch = data.splits["train"].batch(np.arange(5))
+    fitted = train._fit(data.splits["train"], config)
+    observation = fitted(batch.observation)
+    model, same = (nnx.jit(checkpoints.create_model(config, data.spec)) for _ in range(2))
+    logits = model(observation)
+    assert logits.shape == (5, window.chunk, 3)
+    assert logits.dtype == jnp.float32
+    assert np.array_equal(logits, same(observation))
+    other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
+    assert not np.array_equal(
+        logits, nnx.jit(checkpoints.create_model(other, data.spec))(observation)
+    )
+
+
+def test_a_ticks_encoding_depends_on_that_tick_alone(config):
+    data = open_data(config)
+    batch = data.splits["train"].batch(np.arange(6, 10))
+    observation: Observation = train._fit(data.splits["train"], config)(batch.observation)
+    graph, state = nnx.split(checkpoints.create_model(config, data.spec))
+    encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
+    now = jax.tree.map(lambda x: x[:, -1], observation)
+    both = encode(now, None)
+    alone = encode(jax.tree.map(lambda x: x[:1], now), None)
+    assert np.allclose(both[:1], alone, atol=1e-5)
+
+
+def test_the_loss_falls_on_a_learnable_set(config):
+    figures = []
+    train.train(changed(config, num_epochs=20))
+    for line in (config.run_dir() / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "train/loss" in record:
+            figures.append(record["train/loss"])
+    assert figures[-1] < 0.6 * figures[0]
+    bundle, _ = final_arrays(config.run_dir())
+    assert bundle.metrics["macro_f1"] > 0.8
+
+
+def observations(made, number, names):
+    """An episode as an environment would give it."""
+    for frame, state in zip(made.frames[number], made.state[number], strict=True):
+        values = dict(zip(names, map(float, state), strict=True)) if names else {}
+        yield {"frame": np.moveaxis(frame, 0, -1), **values}
+
+
+def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
+    config, made = setting
+    policy = Policy.load(trained)
+    data = open_data(config)
+    validation = data.splits["val"]
+    model = nnx.jit(checkpoints.load_model(checkpoints.locate(trained))[1])
+    (number,) = data.episodes.split(0.8, 0.2, config.dataset.split_seed)[1]
+    played = observations(made, number, policy.bundle.spec.state)
+    for sample, observation in enumerate(played):
+        batch = validation.batch(np.array([sample]))
+        logits = model(policy.bundle.preprocess(batch.observation))
+        if sample:
+            policy._pressed = made.actions[number][sample - 1]  # teacher forcing
+        said = policy.probabilities(observation)
+        assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
+    assert sample == len(validation) - 1
+
+
+def test_reset_forgets_the_fight(setting, trained):
+    policy = Policy.load(trained)
+    seen = list(observations(setting[1], 0, policy.bundle.spec.state))[:8]
+    first = [policy.probabilities(observation) for observation in seen]
+    policy.reset()
+    again = [policy.probabilities(observation) for observation in seen]
+    assert np.array_equal(first, again)
+    assert policy.act(seen[0]).dtype == bool
+
+
+def test_a_policy_compiles_nothing_once_it_is_loaded(setting, trained):
+    policy = Policy.load(trained)
+    before = policy._tick._cache_size()
+    for observation in list(observations(setting[1], 0, policy.bundle.spec.state))[:6]:
+        policy.act(observation)
+    policy.reset()
+    policy.act(observation)
+    assert policy._tick._cache_size() == before
+
+
+def test_a_policy_refuses_a_frame_it_was_not_trained_on(trained):
+    policy = Policy.load(trained)
+    state = dict.fromkeys(policy.bundle.spec.state, 0.0)
+    with pytest.raises(UserError, match=r"\(10, 32, 3\) uint8; this policy was trained on \(24"):
+        policy.act({"frame": np.zeros((10, 32, 3), np.uint8), **state})
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path):
+    whole = changed(config, checkpoint_dir=str(tmp_path / "whole"))
+    train.train(whole)
+    step_of = train.make_train_step
+
+    def failing(*arguments):
+        step, done = step_of(*arguments), []
+
+        def counted(state, batch):
+            done.append(1)
+            if len(done) > 20:  # in the third epoch of eight steps
+                raise RuntimeError("killed")
+            return step(state, batch)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_train_step", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.train(config)
+    train.train(config, resume=True)
+    one, other = final_arrays(whole.run_dir()), final_arrays(config.run_dir())
+    assert one[0].step == other[0].step
+    assert one[0].metrics == other[0].metrics
+    assert one[1].keys() == other[1].keys()
+    for name in one[1]:
+        assert np.array_equal(one[1][name], other[1][name]), name
+
+
+def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
+    raw = {"dataset": {"path": str(made.path)}, "model": {"name": "pure_cnn"}}
+    config = configs.validate(raw, "the test")
+    model = checkpoints.create_model(config, open_data(config).spec)
+    assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
+
+
+def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda name: window_model)
+    raw = {
+        "dataset": {"path": str(made.path), "use_state": False},
+        "model": {"name": "window_model"},
+    }
+    with pytest.raises(UserError, match=r"window_model reads the game state.*use_state is false"):
+        open_data(configs.validate(raw, "the test"))
+
+
+def test_class_weights_reach_the_step(config):
+    data = open_data(config)
+    weights = losses.class_weights(data.splits["train"].actions, config.training.weighting())
+    assert not np.allclose(weights[0], 1)
