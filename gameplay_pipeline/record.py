@@ -58,6 +58,9 @@ from gameplay_pipeline.writer import (
 
 PolicyName = Literal["expert", "random"]
 
+PATIENCE_S = 5.0
+"""Seconds that a worker gets to end by itself."""
+
 LISTED = 10
 """Failed episodes that a message names."""
 
@@ -402,11 +405,15 @@ def _in_processes(
     finally:
         for process in running.values():
             process.terminate()
+        for process in running.values():
+            process.join(PATIENCE_S)
+            process.kill()
             process.join()
 
 
 def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
     """A worker: records the episodes whose numbers it gets until the connection closes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that locks are given back
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the cores are busy with the other workers
     while True:

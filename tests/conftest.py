@@ -1,5 +1,8 @@
 """Fixtures that every test file may use, and the runtime check of shapes and types."""
 
+import os
+import tempfile
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -8,6 +11,17 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook(["BC_training"], "beartype.beartype")
 
 from tests.made_data import Made, make_dataset  # noqa: E402
+
+# Many tests compile the same small step, some in processes of their own.
+_compiled = tempfile.TemporaryDirectory(prefix="compiled_")
+CACHE = {
+    "jax_compilation_cache_dir": _compiled.name,
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for _name, _value in CACHE.items():
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -232,7 +232,10 @@ def load_model(folder: Path) -> tuple[Bundle, Model]:
 def flatten(tree: Any) -> dict[str, Any]:
     """Arrays of a tree by their dotted names."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return {
+        name.removesuffix(".value"): leaf for name, (_, leaf) in zip(names, leaves, strict=True)
+    }
 
 
 def unflatten(like: Any, arrays: Mapping[str, Any], source: str) -> Any:
