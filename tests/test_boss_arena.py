@@ -144,19 +144,12 @@ def test_a_blow_spares_who_stands_outside_its_arc():
 
 
 def test_a_roll_passes_through_a_blow_only_when_it_is_timed():
-    move = MOVES["slash"]
-    outcomes = {
-        before: lowest_health(
-            duel("slash"), move.windup + move.active, {move.windup - before: roll}
-        )
-        for before in (12, 3)
-        for roll in [press("dodge", "move_forward")]
-        if move.windup - before >= 0 or before == 3
-    }
-    assert outcomes[3] == HERO_MAX_HP
-    too_early = duel("overhead")
-    early = {0: press("dodge", "move_forward")}
-    assert lowest_health(too_early, MOVES["overhead"].windup + 2, early) < HERO_MAX_HP
+    due = MOVES["spin"].windup
+    roll = press("dodge", "move_forward")
+    timed = lowest_health(duel("spin"), due + 2, {due - 3: roll})
+    early = lowest_health(duel("spin"), due + 2, {0: roll})
+    assert timed == HERO_MAX_HP
+    assert early == HERO_MAX_HP - MOVES["spin"].damage
 
 
 def test_rolls_cost_stamina_and_lose_their_safety_when_spammed():
