@@ -14,6 +14,9 @@ from boss_arena.scene import Figure
 Points = NDArray[np.float64]
 Color = tuple[int, int, int]
 
+CHEST = 1
+"""The joint of the chest, in both bodies."""
+
 TRAIL_STEPS = 5
 """Positions of the weapon that a strike's trail is drawn through."""
 
@@ -97,10 +100,10 @@ STILL = {
 }
 POSES = {name: (RAISED[name].vector(), STRUCK[name].vector()) for name in RAISED}
 
-BONE, HIDE, CLOTH, RAG = (176, 160, 132), (104, 92, 78), (74, 62, 54), (58, 48, 44)
+BONE, HIDE, CLOTH, RAG = (186, 172, 150), (134, 124, 122), (84, 62, 66), (66, 46, 52)
 HORN, FACE = (222, 208, 176), (70, 58, 54)
-STEEL, WOOD, GOLD, WHITE = (196, 196, 204), (128, 104, 70), (255, 208, 96), (250, 240, 214)
-CLOAK, TUNIC, LEATHER, SKIN = (52, 70, 112), (72, 90, 134), (62, 52, 46), (196, 158, 128)
+STEEL, WOOD, GOLD, WHITE = (196, 196, 204), (150, 118, 74), (255, 208, 96), (250, 240, 214)
+CLOAK, TUNIC, LEATHER, SKIN = (48, 72, 128), (78, 104, 160), (62, 52, 46), (196, 158, 128)
 GOLDEN_POSES = frozenset({"hammer", "spin"})
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from boss_arena.bodies import GOLD, WHITE, Body, Color, Points, boss_body, hero_body
+from boss_arena.bodies import CHEST, GOLD, WHITE, Body, Color, Points, boss_body, hero_body
 from boss_arena.scene import COURT_HALF, Scene
 
 CAMERA_BACK, CAMERA_HEIGHT = 6.0, 2.9
@@ -24,6 +24,7 @@ FOG = (104, 92, 92)
 NAME = "MARGIT, THE FELL OMEN"
 SHORT_NAME = "MARGIT"
 BLACK: Color = (0, 0, 0)
+OUTLINE: Color = (30, 24, 26)
 
 
 class Renderer:
@@ -68,9 +69,10 @@ class Renderer:
             self._shadow(image, camera, figure.x, figure.y, size)
         for _, figure, _ in sorted(figures, key=lambda entry: -entry[0]):
             if figure is scene.boss:
-                self._body(image, camera, boss_body(figure, scene.second_phase))
+                boss = boss_body(figure, scene.second_phase)
+                self._body(image, camera, boss)
                 if scene.locked:
-                    self._lock_dot(image, camera, scene)
+                    self._lock_dot(image, camera, boss)
             else:
                 self._body(image, camera, hero_body(figure))
         for x, y, z, yaw in scene.daggers:
@@ -142,13 +144,17 @@ class Renderer:
         if body.trail is not None:
             self._trail(image, camera, body.trail, body.trail_color)
         thickness = 2 * self._focal / depth
-        for start, end, radius, color in body.limbs:
-            wide = max(1, round(radius * thickness[start]))
-            if start == end:
-                centre = (int(points[start, 0]), int(points[start, 1]))
-                cv2.circle(image, centre, max(1, wide // 2), color, -1)
-            else:
-                _line(image, points[start], points[end], color, wide)
+        outline = max(2, round(1.6 * self._unit))
+        # A dark outline around the whole figure first sets it off from the ground.
+        for grown in (outline, 0):
+            for start, end, radius, color in body.limbs:
+                wide = max(1, round(radius * thickness[start])) + grown
+                shade = OUTLINE if grown else color
+                if start == end:
+                    centre = (int(points[start, 0]), int(points[start, 1]))
+                    cv2.circle(image, centre, max(1, wide // 2), shade, -1)
+                else:
+                    _line(image, points[start], points[end], shade, wide)
 
     def _trail(
         self, image: NDArray[np.uint8], camera: "_Camera", trail: Points, color: Color
@@ -184,9 +190,8 @@ class Renderer:
             _line(image, points[0], points[1], GOLD, wide)
             cv2.circle(image, (int(points[1, 0]), int(points[1, 1])), wide, WHITE, -1)
 
-    def _lock_dot(self, image: NDArray[np.uint8], camera: "_Camera", scene: Scene) -> None:
-        chest = np.array([[scene.boss.x, scene.boss.y, scene.boss.z + 2.3]])
-        points, depth = camera.project(chest)
+    def _lock_dot(self, image: NDArray[np.uint8], camera: "_Camera", boss: Body) -> None:
+        points, depth = camera.project(boss.joints[CHEST : CHEST + 1])
         if depth[0] > NEAR:
             centre = (int(points[0, 0]), int(points[0, 1]))
             cv2.circle(image, centre, max(2, round(3 * self._unit)), (40, 36, 40), -1)
