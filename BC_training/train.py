@@ -211,7 +211,7 @@ class Trainer:
             means = _means(pending)
             self._refuse_bad_loss()
             epoch_losses += [float(figure["train/loss"]) for figure in pending]
-            log.write(done, {**means, "train/lr": float(self.learning_rate(step))})
+            log.write(done, {**means, "train/lr": self._lr(step)})
             pending = []
             if signals.received and done < end:
                 self.run.save(self.state, self._bundle(epoch, None))
@@ -225,9 +225,12 @@ class Trainer:
         log.write(end, {"epoch": epoch + 1, **costs})
         return {
             "loss": float(np.mean(epoch_losses)) if epoch_losses else float("nan"),
-            "lr": float(self.learning_rate(end - 1)),
+            "lr": self._lr(end - 1),
             "frames_per_second": frames / seconds,
         }
+
+    def _lr(self, step: int) -> float:
+        return float(np.asarray(self.learning_rate(step)))
 
     def _predict(self) -> evaluate.Predictions:
         state = self.state

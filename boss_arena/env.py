@@ -1,6 +1,6 @@
 """The fight as a Gymnasium environment that looks like the live game's client."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -76,7 +76,7 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
     then "won", "lost" or "timeout") and `seconds`.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {  # noqa: RUF012 - Gymnasium declares it on the instance
         "render_modes": ["rgb_array"],
         "render_fps": moves.TICKS_PER_SECOND,
     }

@@ -66,7 +66,7 @@ class Expert:
         self._delay = int(self._rng.integers(low, high + 1))
         self._memory: deque[Seen] = deque(maxlen=self._delay + 1)
         self._animation, self._elapsed = 0, 0
-        self._held = dict.fromkeys(("dodge", "attack", "lock"), 0)
+        self._held: dict[str, int] = dict.fromkeys(("dodge", "attack", "lock"), 0)
         self._rest = 0
         """Ticks for which no new key is tapped."""
         self._answered = False

@@ -101,9 +101,10 @@ class Renderer:
         points, depth = camera.project(self._pillars)
         count = len(points) // 2
         for pillar in np.argsort(-depth[:count]):
-            if depth[pillar] > 1.0:
-                thickness = max(1, round(self._focal * 0.8 / depth[pillar]))
-                shade = _fade((92, 84, 80), depth[pillar])
+            far = float(depth[pillar])
+            if far > 1.0:
+                thickness = max(1, round(self._focal * 0.8 / far))
+                shade = _fade((92, 84, 80), far)
                 _line(image, points[pillar], points[pillar + count], shade, thickness)
 
     def _ring(

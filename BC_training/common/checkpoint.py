@@ -129,7 +129,7 @@ class Checkpoints:
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """A state to go on from, with the structure and shapes of `like`."""
-        restored = self._manager.restore(
+        restored: Any = self._manager.restore(
             step,
             args=ocp.args.Composite(
                 model=ocp.args.StandardRestore(), optimizer=ocp.args.StandardRestore()

@@ -25,11 +25,11 @@ RETIRED = {
 class DatasetConfig(Section):
     path: str
     """A zarr dataset: a directory or a .zip, with or without a top folder in it."""
-    train_ratio: float = Field(0.8, ge=0, le=1)
+    train_ratio: float = Field(default=0.8, ge=0, le=1)
     """Share of the episodes to train on."""
-    val_ratio: float = Field(0.1, ge=0, le=1)
+    val_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of the episodes to validate on; what is left over is the test split."""
-    split_seed: int = Field(42, ge=0)
+    split_seed: int = Field(default=42, ge=0)
     """Seed of the shuffle that splits the episodes."""
     normalize_frames: bool = True
     """Standardise frames per channel with the training split's mean and deviation; otherwise
@@ -40,7 +40,7 @@ class DatasetConfig(Section):
     """Skip broken episodes, each named with its reason; otherwise they are an error."""
     cache_dir: str | None = None
     """Where decoded frames are kept; null is the user's cache folder."""
-    record_episodes: int = Field(0, ge=0)
+    record_episodes: int = Field(default=0, ge=0)
     """When `path` does not exist: record this many fights of the environment's expert there."""
     record_resolution: str = "512x288"
     """Width x height of such a recording."""
@@ -58,9 +58,9 @@ class DatasetConfig(Section):
 class ScheduleConfig(Section):
     type: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up."""
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
     """Epochs of linear warm-up from zero."""
-    min_lr: float = Field(1e-5, ge=0)
+    min_lr: float = Field(default=1e-5, ge=0)
     """Where the cosine ends."""
 
 
@@ -72,23 +72,23 @@ class LossConfig(Section):
 
 
 class TrainingConfig(Section):
-    batch_size: int = Field(32, ge=1)
-    num_epochs: int = Field(50, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    num_epochs: int = Field(default=50, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
     lr_schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     use_class_weights: bool = True
     """Weight the loss by training.loss.class_weights."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Targets become (1 - s) y + s / 2."""
-    grad_clip_norm: float | None = Field(1.0, gt=0)
+    grad_clip_norm: float | None = Field(default=1.0, gt=0)
     """Global norm that gradients are clipped to; null for none."""
     checkpoint_dir: str = "checkpoints/{model_name}"
     """Where the run is kept; {model_name} stands for model.name."""
-    save_every_n_epochs: int = Field(5, ge=1)
+    save_every_n_epochs: int = Field(default=5, ge=1)
     """The best epoch and the last one are saved besides."""
-    keep_last_n_checkpoints: int = Field(3, ge=1)
+    keep_last_n_checkpoints: int = Field(default=3, ge=1)
     """Checkpoints that are kept besides the best one."""
 
     def weighting(self) -> str | None:
@@ -106,17 +106,17 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    eval_every_n_epochs: int = Field(1, ge=1)
-    metrics_threshold: float = Field(0.5, gt=0, lt=1)
+    eval_every_n_epochs: int = Field(default=1, ge=1)
+    metrics_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which the metrics count a button as pressed. Play uses thresholds that
     are calibrated per action on the validation split and saved in the checkpoint."""
-    onset_tolerance: int = Field(2, ge=0)
+    onset_tolerance: int = Field(default=2, ge=0)
     """Ticks by which a predicted press or release may miss the true one."""
     best_metric: Literal["exact_match", "macro_f1", "micro_f1", "loss"] = "exact_match"
     """Validation figure that chooses the best checkpoint."""
-    rollout_episodes: int = Field(0, ge=0)
+    rollout_episodes: int = Field(default=0, ge=0)
     """Fights of each policy in the environment after training; 0 for none."""
-    rollout_seed: int = Field(1_000_000, ge=0)
+    rollout_seed: int = Field(default=1_000_000, ge=0)
     """Seed of the first fight, the next is one higher; far from those of recordings."""
 
 
@@ -130,14 +130,14 @@ class LoggingConfig(Section):
     wandb_project: str = "project-ranni"
     wandb_entity: str | None = None
     wandb_run_name: str | None = None
-    log_every_n_steps: int = Field(50, ge=1)
+    log_every_n_steps: int = Field(default=50, ge=1)
     log_gradients: bool = False
     """Log the gradient norm of each parameter array."""
 
 
 class SystemConfig(Section):
-    seed: int = Field(42, ge=0)
-    num_workers: int = Field(2, ge=1)
+    seed: int = Field(default=42, ge=0)
+    num_workers: int = Field(default=2, ge=1)
     """Reader threads."""
 
 

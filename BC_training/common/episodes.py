@@ -14,6 +14,7 @@ import numpy as np
 import tensorstore as ts
 import zarr
 from jaxtyping import Bool, Float, Int, UInt8
+from zarr.storage import ZipStore
 
 from BC_training.common.types import DataSpec, FrameContract, UserError
 
@@ -251,7 +252,7 @@ class _Store:
                 self.root = zarr.open_group(path, mode="r")
             else:
                 self._top = _top_folder(path)
-                store = zarr.storage.ZipStore(path, mode="r")
+                store = ZipStore(path, mode="r")
                 self.root = zarr.open_group(store, path=self._top, mode="r")
         except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
             # zarr's own errors for "no group here" derive from these.
