@@ -124,12 +124,15 @@ def _print(summary: Mapping[str, Any]) -> None:
     out = console.make_console()
     channels, height, width = summary["frame_shape"]
     lengths, fps = summary["lengths"], summary["fps"]
-    seconds = "" if not fps else f", {summary['frames'] / fps / 60:.1f} minutes at {fps:g} ticks/s"
-    out.print(f"{summary['path']}")
+    out.print(summary["path"])
     out.print(
         f"{summary['episodes']} episodes, {summary['frames']:,} frames of {height}x{width}x"
-        f"{channels} ({summary['color_order']}, resize {summary['resize']}), "
-        f"{summary['raw_bytes'] / 2**30:.2f} GiB decoded{seconds}"
+        f"{channels}, {summary['raw_bytes'] / 2**30:.2f} GiB decoded"
+    )
+    minutes = "unknown" if fps is None else f"{summary['frames'] / fps / 60:.1f} at {fps:g} ticks/s"
+    out.print(
+        f"minutes of play {minutes}, colour order {summary['color_order']}, "
+        f"resized by {summary['resize']}"
     )
     out.print(f"lengths {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
 
@@ -152,7 +155,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             str(row["presses"]),
             _number(row["median_press_ms"], 0),
             _number(row["median_press_ticks"], 1),
-            _number(row["longest_press_ticks"], 0),
+            str(row["longest_press_ticks"] or "-"),
             f"{row['class_weight_inverse_frequency']:.2f}",
             f"{row['class_weight_positive']:.2f}",
         )

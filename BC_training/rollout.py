@@ -171,9 +171,9 @@ def fight_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(
             player,
             str(row["fights"]),
-            cell(row["won"], 100, 0),
-            cell(row["boss_health_removed"], 100, 1),
-            cell(row["seconds"], 1, 1),
+            cell(row["won"], 100.0, 0),
+            cell(row["boss_health_removed"], 100.0, 1),
+            cell(row["seconds"], 1.0, 1),
         )
     return table
 

@@ -90,7 +90,7 @@ def make_train_step(
             "train/exact_match": jnp.mean(
                 ((logits[:, 0] >= 0) == batch.actions[:, 0]).all(axis=-1)
             ),
-            "train/grad_norm": optax.global_norm(grads),
+            "train/grad_norm": optax.tree.norm(grads),
         }
         if config.logging.log_gradients:
             for name, gradient in checkpoints.flatten(grads).items():

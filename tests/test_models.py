@@ -58,8 +58,8 @@ def config(setting, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(setting):
-    """A checkpoint after one epoch."""
-    return train.train(changed(setting[0], num_epochs=1))
+    """A checkpoint after two epochs."""
+    return train.train(changed(setting[0], num_epochs=2))
 
 
 def changed(config, **training):

@@ -1,0 +1,90 @@
+"""Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from BC_training import __main__, rollout
+from BC_training.common.types import DataSpec, FrameContract, UserError
+from tests.test_commands import run
+
+ACTIONS = (
+    *("move_left", "lock_on", "dodge_roll/dash", "move_right"),
+    *("attack", "move_back", "move_forward"),
+)
+ARENA = "boss_arena:BossArena-v0"
+
+
+def spec(actions=ACTIONS, **frame):
+    contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
+    contract |= {"resize": "none"} | frame
+    return DataSpec(actions=actions, state=(), frame=FrameContract(**contract))
+
+
+@pytest.mark.parametrize(("won", "fights"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100)])
+def test_wilson_is_scipys(won, fights):
+    ours = rollout.wilson(won, fights)
+    theirs = stats.binomtest(won, fights).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert ours.mean == won / fights
+
+
+def test_bootstrap_is_about_scipys():
+    values = np.random.default_rng(3).gamma(2.0, 10.0, size=40)
+    ours = rollout.bootstrap(values.tolist())
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
+    assert rollout.bootstrap([2.0]) == rollout.Interval(2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("env", "offered", "message"),
+    [
+        ("nowhere:Nothing-v0", {}, "can't make this environment"),
+        (ARENA, {"actions": ("jump", *ACTIONS)}, "the policy presses jump, move_left"),
+        (ARENA, {"fps": 30.0}, "its frames have fps 17; the policy learned from 30"),
+        (ARENA, {"color_order": "BGR"}, "color_order RGB; the policy learned from BGR"),
+        (ARENA, {"resize": "area"}, "resize none; the policy learned from area"),
+    ],
+)
+def test_an_environment_that_breaks_the_contract_is_refused(env, offered, message):
+    with pytest.raises(UserError, match=message):
+        rollout.make_env(env, spec(**offered))
+
+
+def test_an_environment_that_keeps_it_is_made_at_the_policys_size():
+    env = rollout.make_env(ARENA, spec(color_order="unknown", fps=None))
+    observation, _ = env.reset(seed=0)
+    assert observation["frame"].shape == (36, 64, 3)
+
+
+def test_the_main_job_records_trains_and_fights(tmp_path):
+    data, folder = tmp_path / "arena.zarr", tmp_path / "run"
+    arguments = (
+        *("--config", "configs/demo.yaml", "--dataset.path", data),
+        *("--dataset.record_episodes", "3", "--dataset.record_resolution", "64x36"),
+        *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
+        *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
+        *("--model.conv_features", "[4, 8]", "--model.dense_features", "[8]"),
+        *("--evaluation.rollout_episodes", "2"),
+    )
+    done = run(__main__.main, *arguments)
+    assert done.status == 0, done.err
+    assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
+    fights = json.loads((folder / "fights.json").read_text())
+    assert list(fights["summary"]) == ["pure_cnn", "expert", "random", "nothing"]
+    assert [fight["seed"] for fight in fights["fights"]][:2] == [1_000_000, 1_000_001]
+    assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
+    assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
+
+    again = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "2",
+                "--json_file", tmp_path / "again.json")  # fmt: skip
+    assert again.status == 0, again.err
+    assert json.loads((tmp_path / "again.json").read_text()) == fights
+    none = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "0")
+    assert (none.status, none.err) == (1, "error: --episodes: 0 is not at least 1\n")
