@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from boss_arena.bodies import CHEST, GOLD, WHITE, Body, Color, Points, boss_body, hero_body
+from boss_arena.bodies import CHEST, GOLD, WHITE, Body, Color, Limb, Points, boss_body, hero_body
 from boss_arena.scene import COURT_HALF, Scene
 
-CAMERA_BACK, CAMERA_HEIGHT = 6.0, 2.9
-PITCH = math.radians(10)
+CAMERA_BACK, CAMERA_HEIGHT = 7.2, 3.0
+PITCH = math.radians(9)
 FIELD_OF_VIEW = math.radians(62)
 NEAR = 0.5
 """Nothing closer to the camera is drawn."""
@@ -20,6 +20,7 @@ TEXTURE_MARGIN = 25
 """Metres of wasteland that the ground texture goes on beyond the court."""
 
 PILLARS = 20
+PILLAR_HEIGHT, PARAPET_HEIGHT = 2.8, 0.9
 FOG = (104, 92, 92)
 NAME = "MARGIT, THE FELL OMEN"
 SHORT_NAME = "MARGIT"
@@ -44,13 +45,14 @@ class Renderer:
         self._sky = _sky(width, self._horizon, self._focal)
         self._unit = max(height / 144, 0.5)
         """Pixels that stand for one pixel of a frame 144 high."""
-        self._name = _lettering(NAME if width >= 240 else SHORT_NAME, 0.32 * self._unit)
+        self._name = _lettering(NAME if width >= 240 else SHORT_NAME, max(0.32 * self._unit, 0.3))
         corners = np.linspace(-COURT_HALF, COURT_HALF, PILLARS // 4 + 1)[:-1]
         edge = np.full_like(corners, COURT_HALF)
         square = [(corners, -edge), (edge, corners), (-corners, edge), (-edge, -corners)]
         feet = np.concatenate([np.stack(side, axis=1) for side in square])
-        self._pillars = np.concatenate(
-            [np.c_[feet, np.zeros(len(feet))], np.c_[feet, np.full(len(feet), 2.6)]]
+        heights = (0.0, PILLAR_HEIGHT, PARAPET_HEIGHT)
+        self._edge_points = np.concatenate(
+            [np.c_[feet, np.full(len(feet), height)] for height in heights]
         )
 
     def draw(self, scene: Scene) -> NDArray[np.uint8]:
@@ -98,14 +100,21 @@ class Renderer:
         )
 
     def _edge(self, image: NDArray[np.uint8], camera: "_Camera") -> None:
-        points, depth = camera.project(self._pillars)
-        count = len(points) // 2
-        for pillar in np.argsort(-depth[:count]):
-            far = float(depth[pillar])
-            if far > 1.0:
-                thickness = max(1, round(self._focal * 0.8 / far))
-                shade = _fade((92, 84, 80), far)
-                _line(image, points[pillar], points[pillar + count], shade, thickness)
+        points, depth = camera.project(self._edge_points)
+        feet, tops, walls = points.astype(np.int32).reshape(3, PILLARS, 2)
+        # What stands between the camera and the hero is left out, or it would hide the fight.
+        far = [d if d > CAMERA_BACK else 0.0 for d in depth[:PILLARS].tolist()]
+        for pillar in sorted(range(PILLARS), key=lambda p: -far[p]):
+            after = (pillar + 1) % PILLARS
+            if far[pillar] and far[after]:
+                quad = np.array([feet[pillar], feet[after], walls[after], walls[pillar]])
+                cv2.fillConvexPoly(image, quad, _fade((70, 64, 62), far[pillar]))
+        for pillar in range(PILLARS):
+            if far[pillar]:
+                half = max(1, round(self._focal * 0.4 / far[pillar]))
+                (x, y), (_, top) = feet[pillar].tolist(), tops[pillar].tolist()
+                shade = _fade((104, 94, 88), far[pillar])
+                cv2.rectangle(image, (x - half, top), (x + half, y), shade, -1)
 
     def _ring(
         self,
@@ -122,9 +131,12 @@ class Renderer:
         )
         points, depth = camera.project(circle)
         thickness = max(1, round(2.5 * self._unit * (0.5 + strength)))
-        for a in range(32):
-            if min(depth[a], depth[a + 1]) > NEAR:
-                _line(image, points[a], points[a + 1], GOLD, thickness)
+        seen = depth > NEAR
+        if seen.all():
+            cv2.polylines(image, [points.astype(np.int32)], False, GOLD, thickness)
+            return
+        for a in np.flatnonzero(seen[:-1] & seen[1:]):
+            _line(image, points[a], points[a + 1], GOLD, thickness)
 
     def _shadow(
         self, image: NDArray[np.uint8], camera: "_Camera", x: float, y: float, size: float
@@ -138,24 +150,33 @@ class Renderer:
 
     def _body(self, image: NDArray[np.uint8], camera: "_Camera", body: Body) -> None:
         points, depth = camera.project(body.joints)
-        if depth.min() < NEAR:
+        if depth.max() < NEAR:
             return
-        for joints, color in body.cloth:
-            cv2.fillConvexPoly(image, cv2.convexHull(points[list(joints)].astype(np.int32)), color)
         if body.trail is not None:
             self._trail(image, camera, body.trail, body.trail_color)
-        thickness = 2 * self._focal / depth
+        whole = points.astype(np.int32)
+        pixels, far = whole.tolist(), depth.tolist()
+        strokes = []
+        for part in body.parts:
+            joints = (part.start, part.end) if isinstance(part, Limb) else part.joints
+            depths = [far[joint] for joint in joints]
+            if min(depths) > NEAR:
+                strokes.append((-sum(depths) / len(depths), part))
+        strokes.sort(key=lambda stroke: stroke[0])
         outline = max(2, round(1.6 * self._unit))
         # A dark outline around the whole figure first sets it off from the ground.
         for grown in (outline, 0):
-            for start, end, radius, color in body.limbs:
-                wide = max(1, round(radius * thickness[start])) + grown
-                shade = OUTLINE if grown else color
-                if start == end:
-                    centre = (int(points[start, 0]), int(points[start, 1]))
-                    cv2.circle(image, centre, max(1, wide // 2), shade, -1)
-                else:
-                    _line(image, points[start], points[end], shade, wide)
+            for behind, part in strokes:
+                shade = OUTLINE if grown else part.color
+                if isinstance(part, Limb):
+                    wide = max(1, round(-2 * self._focal * part.radius / behind)) + grown
+                    start, end = pixels[part.start], pixels[part.end]
+                    if part.start == part.end:
+                        cv2.circle(image, start, max(1, wide // 2), shade, -1)
+                    else:
+                        cv2.line(image, start, end, shade, wide)
+                elif not grown:
+                    cv2.fillPoly(image, [whole[list(part.joints)]], shade)
 
     def _trail(
         self, image: NDArray[np.uint8], camera: "_Camera", trail: Points, color: Color
@@ -165,14 +186,14 @@ class Renderer:
             return
         pixels = points.astype(np.int32)
         steps = len(pixels) // 2
+        hilts, tips = pixels[::2], pixels[1::2]
+        # Only the outer part of the sweep glows, so that the body behind it stays visible.
+        inner = (hilts + tips) // 2
         for step in range(steps - 1):
-            share = (step + 1) / steps
-            shade = tuple(int(60 + (channel - 60) * share) for channel in color)
-            quad = pixels[[2 * step, 2 * step + 1, 2 * step + 3, 2 * step + 2]]
-            # Only the outer part of the sweep glows, so that the body behind it stays visible.
-            quad[0] = (quad[0] + 2 * quad[1]) // 3
-            quad[3] = (quad[3] + 2 * quad[2]) // 3
-            cv2.fillConvexPoly(image, cv2.convexHull(quad), shade)
+            share = 0.45 + 0.55 * (step + 1) / (steps - 1)
+            shade = [int(channel * share) for channel in color]
+            quad = np.array([inner[step], tips[step], tips[step + 1], inner[step + 1]])
+            cv2.fillPoly(image, [quad], shade)
 
     def _dagger(
         self,

@@ -7,7 +7,7 @@ import typing
 import numpy as np
 import pytest
 
-from boss_arena.bodies import POSES
+from boss_arena.bodies import BLOWS, POSES, RAG
 from boss_arena.renderer import Renderer
 from boss_arena.scene import COURT_HALF, BossPose, Figure, HeroPose, Scene
 
@@ -34,6 +34,19 @@ def scene(**changes):
         shockwaves=(),
     )
     return plain._replace(**changes)
+
+
+def at_boss(pose, phase, progress, x=3.0, yaw=math.pi):
+    return scene(boss=figure(pose, x=x, yaw=yaw, phase=phase, progress=progress))
+
+
+WITHOUT_BOSS = scene(boss=figure(x=-15.0))
+
+
+def silhouette(one):
+    """Where the boss covers the background, [H, W]."""
+    shown, plain = (SMALL.draw(s).astype(int) for s in (one, WITHOUT_BOSS))
+    return (shown != plain).any(axis=-1)
 
 
 def changed(one, other, renderer=SMALL):
@@ -115,3 +128,46 @@ def test_nothing_breaks_wherever_fighters_and_camera_are():
         renderer.draw(scene(boss=figure(pose, x=2.0)))
     for pose in typing.get_args(HeroPose):
         renderer.draw(scene(hero=figure(pose)))
+
+
+@pytest.mark.parametrize("pose", sorted(BLOWS - {"leap"}))
+def test_a_strike_is_bright_from_its_first_tick(pose):
+    raised, struck = (
+        int((SMALL.draw(at_boss(pose, phase, progress)).min(axis=-1) > 200).sum())
+        for phase, progress in (("windup", 0.9), ("active", 0.0))
+    )
+    assert struck > raised + 8
+
+
+def test_a_leap_strikes_only_as_it_lands():
+    bright = [
+        int((SMALL.draw(at_boss("leap", "active", progress)).min(axis=-1) > 200).sum())
+        for progress in (0.3, 0.9)
+    ]
+    assert bright[1] > bright[0] + 8
+
+
+@pytest.mark.parametrize("pose", POSES)
+def test_a_recovering_boss_hangs_low(pose):
+    def top(one):
+        return int(np.flatnonzero(silhouette(one).any(axis=1))[0])
+
+    assert top(at_boss(pose, "recovery", 0.5)) > top(scene()) + 3
+
+
+def test_a_nearer_boss_is_larger():
+    sizes = [int(silhouette(scene(boss=figure(x=x, yaw=math.pi))).sum()) for x in (2, 5, 10, 17)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] > 20
+
+
+def test_the_cloak_hides_a_weapon_held_before_a_boss_seen_from_behind():
+    front, back = (at_boss("jab", "windup", 0.9, x=2.0, yaw=yaw) for yaw in (math.pi, 0.0))
+    cloak = [int((SMALL.draw(s) == RAG).all(axis=-1).sum()) for s in (front, back)]
+    assert cloak[1] > 2 * cloak[0]
+
+
+def test_a_boss_partly_behind_the_camera_is_still_seen():
+    beside = scene(boss=figure("idle", x=-6.3, yaw=math.pi))
+    assert silhouette(beside).sum() > 200
+    assert not silhouette(scene(boss=figure(x=-12.0))).any()

@@ -15,7 +15,7 @@ LEAST_FREQUENCY = 1e-6
 """Frequencies are clipped to [this, 1 - this] in the KL distance, which is infinite without."""
 
 NEUTRAL_THRESHOLD = 0.5
-"""The calibrated threshold of an action that is never pressed: any F1 is as good as another."""
+"""The calibrated threshold of an action that is never pressed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,12 +212,15 @@ def baselines(
 def calibrate(
     probabilities: Float[np.ndarray, "N A"], actions: Bool[np.ndarray, "N A"]
 ) -> Float[np.ndarray, "A"]:
-    """The threshold per action that maximises F1 on these rows, for "pressed where >=".
+    """The threshold per action at which it is pressed as often as on these rows it really was.
 
-    It lies halfway between the lowest probability that counts as pressed and the next one below
-    (zero where there is none). Among equally good ones the highest is taken. An action that is
-    never pressed gets `NEUTRAL_THRESHOLD`; one that is always pressed follows the rule, which
-    puts it at half of the lowest probability.
+    Matching the frequency is what play needs of a rare button: the threshold of the best F1 rests
+    on a handful of presses, may come out near zero, and then holds the button down for good.
+
+    Each threshold lies halfway between the lowest probability that counts as pressed ("pressed
+    where >=") and the next one below (zero where there is none). Where ties allow no exact match,
+    the nearest count is taken, of two the lower one, but always at least one press. An action that
+    is never pressed gets `NEUTRAL_THRESHOLD`.
 
     Raises:
         ValueError: as in `evaluate`.
@@ -225,9 +228,9 @@ def calibrate(
     _check(probabilities, actions)
     thresholds = np.full(actions.shape[1], NEUTRAL_THRESHOLD)
     for a in np.flatnonzero(actions.any(axis=0)):
-        scores, hits, claimed = _ranked(probabilities[:, a], actions[:, a])
-        best = int(np.argmax(2 * hits / (claimed + hits[-1])))
-        score, below = float(scores[best]), float(np.append(scores, 0.0)[best + 1])
+        scores, _, claimed = _ranked(probabilities[:, a], actions[:, a])
+        cut = int(np.argmin(np.abs(claimed - actions[:, a].sum())))
+        score, below = float(scores[cut]), float(np.append(scores, 0.0)[cut + 1])
         middle = (score + below) / 2
         # Between neighbouring floats there is no middle.
         thresholds[a] = middle if middle > below else score
