@@ -22,9 +22,11 @@ def main() -> int:
 
 
 def _record_if_missing(config: Config) -> None:
-    settings, path = config.dataset, Path(config.dataset.path)
+    settings, path = config.dataset, config.dataset_path()
     if path.exists() or not settings.record_episodes or config.environment.id is None:
         return
+    # Recorded under another name, so that an interrupted recording is not taken for a dataset.
+    unfinished = path.with_name(f"{path.name}.recording")
     print(f"no dataset at {path}: recording {settings.record_episodes} fights of the expert")
     try:
         record(
@@ -32,8 +34,9 @@ def _record_if_missing(config: Config) -> None:
             policy="expert",
             episodes=settings.record_episodes,
             resolution=settings.record_resolution,
-            out=path,
+            out=unfinished,
         )
+        unfinished.rename(path)
     except RecordError as error:
         raise UserError(str(error)) from error
 

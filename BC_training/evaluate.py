@@ -3,7 +3,7 @@
 uv run -m BC_training.evaluate --checkpoint checkpoints/pure_cnn [--dataset PATH] [--split val]
 """
 
-import json
+import json as json_format
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -156,7 +156,7 @@ def evaluate(
     checkpoint: Path,
     dataset: str | None = None,
     split: Literal["train", "val", "test"] = "val",
-    json_file: Path | None = None,
+    json: Path | None = None,
 ) -> int:
     """Scores a checkpoint on a split of a dataset.
 
@@ -164,32 +164,28 @@ def evaluate(
         checkpoint: a checkpoint, or a run's folder for its best one.
         dataset: another dataset than the one it was trained on, split alike.
         split: which of the three to score on.
-        json_file: also write the figures there.
+        json: also write the figures there.
     """
     folder = checkpoints.locate(checkpoint)
     bundle, model = checkpoints.load_model(folder)
     config = bundle.resolved_config()
     data = open_data(config, dataset)
-    if data.spec.actions != bundle.spec.actions:
-        raise UserError(
-            f"{data.episodes.path}: its actions are {', '.join(data.spec.actions)}; the checkpoint "
-            f"was trained on {', '.join(bundle.spec.actions)}"
-        )
+    checkpoints.require_same(bundle, data.spec, str(data.episodes.path))
     train, chosen = data.splits["train"], data.splits[split]
     if len(chosen) == 0:
         raise UserError(f"{data.episodes.path}: the {split} split has no episode")
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     weights = losses.class_weights(train.actions, config.training.weighting())
     step = make_eval_step(graph, bundle.preprocess, weights, config.training.label_smoothing)
-    figures = score(predict(step, params, rest, chosen, config), chosen, bundle.spec, config)
-    others = baselines(train, chosen, bundle.spec, config)
+    figures = score(predict(step, params, rest, chosen, config), chosen, data.spec, config)
+    others = baselines(train, chosen, data.spec, config)
     rows = {config.model.name: figures} | {name: row.as_dict() for name, row in others.items()}
     out = console.make_console()
     out.print(f"{folder}, epoch {bundle.epoch}, on {split} of {data.episodes.path}")
     out.print(summary_table(rows, f"{len(chosen):,} ticks, loss {figures['loss']:.4f}"))
     out.print(action_table(figures, config.model.name))
-    if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=2) + "\n")
+    if json is not None:
+        json.write_text(json_format.dumps(rows, indent=2) + "\n")
     return 0
 
 

@@ -4,23 +4,26 @@ uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena
 """
 
 import dataclasses
-import json
+import json as json_format
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
 import tyro
 from rich.table import Table
 
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
+from BC_training.common.checkpoint import Bundle
 from BC_training.common.policy import Policy
-from BC_training.common.types import DataSpec, UserError
+from BC_training.common.types import DataSpec, FrameContract, UserError
 
 BASELINES = ("expert", "random", "nothing")
 BOOTSTRAPS = 10_000
@@ -64,13 +67,13 @@ def fight(
     folder = checkpoints.locate(checkpoint)
     bundle = checkpoints.read_bundle(folder)
     name = bundle.resolved_config().model.name
-    env = make_env(env_id, bundle.spec)
+    env = make_env(env_id, bundle)
     has_expert = hasattr(env.unwrapped, "make_expert")
     env.close()
     players = [name, *(player for player in BASELINES if player != "expert" or has_expert)]
     seeds = range(first_seed, first_seed + episodes)
     jobs = [(player, seed) for player in players for seed in seeds]
-    workers = workers or min(len(os.sched_getaffinity(0)), len(jobs))
+    workers = workers or min(os.cpu_count() or 1, len(jobs))
     # Not forked: a forked copy of JAX's threads hangs.
     with ProcessPoolExecutor(
         workers,
@@ -84,37 +87,39 @@ def fight(
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of the fights died, perhaps for want of memory; the checkpoint is "
+                f"unharmed: python -m BC_training.rollout --checkpoint {folder} --env {env_id}"
+            ) from error
 
 
-def make_env(env_id: str, spec: DataSpec) -> gymnasium.Env[Any, Any]:
+def make_env(env_id: str, bundle: Bundle) -> gymnasium.Env[Any, Any]:
     """The environment at the checkpoint's frame size, checked against its contract.
 
     Raises:
         UserError: it can't be made, or what it shows or takes is not what the policy learned from.
     """
-    frame = spec.frame
+    frame = bundle.spec.frame
     try:
         env = gymnasium.make(env_id, width=frame.width, height=frame.height)
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
         raise UserError(f"--env {env_id}: can't make this environment: {error}") from error
     inner = env.unwrapped
-    names = tuple(getattr(inner, "action_names", ()))
-    if names != spec.actions:
-        raise UserError(
-            f"--env {env_id}: its actions are {', '.join(names) or 'not named'}; "
-            f"the policy presses {', '.join(spec.actions)}"
-        )
-    offered = {
-        "fps": inner.metadata.get("render_fps"),
-        "color_order": getattr(inner, "color_order", "unknown"),
-        "resize": getattr(inner, "resize_method", "unknown"),
-    }
-    for key, value in offered.items():
-        wanted = getattr(frame, key)
-        if "unknown" not in (value, wanted) and None not in (value, wanted) and value != wanted:
-            raise UserError(
-                f"--env {env_id}: its frames have {key} {value}; the policy learned from {wanted}"
-            )
+    fps = inner.metadata.get("render_fps")
+    offered = DataSpec(
+        actions=tuple(getattr(inner, "action_names", ())),
+        state=tuple(getattr(inner, "attribute_names", ())),
+        frame=FrameContract(
+            height=frame.height,
+            width=frame.width,
+            channels=frame.channels,
+            color_order=getattr(inner, "color_order", "unknown"),
+            resize=getattr(inner, "resize_method", "unknown"),
+            fps=None if fps is None else float(fps),
+        ),
+    )
+    checkpoints.require_same(bundle, offered, f"--env {env_id}")
     return env
 
 
@@ -183,7 +188,7 @@ def report(fights: Sequence[Fight], json_file: Path) -> None:
     summary = summarize(fights)
     console.make_console().print(fight_table(summary))
     raw = {"summary": summary, "fights": [dataclasses.asdict(fight) for fight in fights]}
-    json_file.write_text(json.dumps(raw, indent=2) + "\n")
+    json_file.write_text(json_format.dumps(raw, indent=2) + "\n")
     print(f"every fight: {json_file}")
 
 
@@ -195,10 +200,10 @@ class _Worker:
 
 
 def _start_worker(folder: str, env_id: str) -> None:
-    # The trainer may hold most of the accelerator's memory.
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+    # The trainer may hold the accelerator, which some kinds lend to one process only.
+    jax.config.update("jax_platforms", "cpu")
     _Worker.policy = Policy.load(folder)
-    _Worker.env = make_env(env_id, _Worker.policy.bundle.spec)
+    _Worker.env = make_env(env_id, _Worker.policy.bundle)
 
 
 def _fight(job: tuple[str, int]) -> Fight:
@@ -222,6 +227,8 @@ def _fight(job: tuple[str, int]) -> Fight:
 
 def _player(player: str, seed: int) -> Act:
     env = _Worker.env
+    # Not the fight's own seed: the environment draws from that one.
+    seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     if player == "expert":
         expert = env.get_wrapper_attr("make_expert")(seed)
         expert.reset()
@@ -240,7 +247,7 @@ def rollout(
     env: str,
     episodes: int = 20,
     seed: int = 1_000_000,
-    json_file: Path | None = None,
+    json: Path | None = None,
 ) -> int:
     """Fights of a checkpoint beside those of the expert, random buttons and no buttons.
 
@@ -249,12 +256,12 @@ def rollout(
         env: a Gymnasium id such as boss_arena:BossArena-v0.
         episodes: fights of each player.
         seed: of the first fight; the next is one higher.
-        json_file: where every fight goes; by default fights.json in the checkpoint's folder.
+        json: where every fight goes; by default fights.json in the checkpoint's folder.
     """
     if episodes < 1:
         raise UserError(f"--episodes: {episodes} is not at least 1")
     folder = checkpoints.locate(checkpoint)
-    report(fight(folder, env, episodes, seed), json_file or folder / "fights.json")
+    report(fight(folder, env, episodes, seed), json or folder / "fights.json")
     return 0
 
 

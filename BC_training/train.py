@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ FREE_ON_RESUME = (
     "training.checkpoint_dir",
     "training.save_every_n_epochs",
     "training.keep_last_n_checkpoints",
-    "evaluation",
+    "evaluation.eval_every_n_epochs",
+    "evaluation.rollout",
     "environment",
     "logging",
     "system.num_workers",
@@ -50,7 +51,8 @@ FREE_ON_RESUME = (
     "dataset.cache_dir",
     "dataset.record",
 )
-"""Beginnings of the keys that a resumed run may change; the others decide what it computes."""
+"""Beginnings of the keys that a resumed run may change. Of these only num_epochs decides what is
+computed: a run may go on for longer, with its cosine stretched."""
 
 COLUMNS = ("epoch", "lr", "train", "val", "exact", "macro F1", "micro F1", "press F1", "freq L1")
 ROW = "{:>9}  {:>8}  {:>7}  {:>7}  {:>6}  {:>8}  {:>8}  {:>8}  {:>7}  {}"
@@ -84,7 +86,9 @@ def make_train_step(
 
         (loss, (rest, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        broken = (state.bad_step < 0) & ~jnp.isfinite(loss)
+        params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((params, rest)))
+        broken = (state.bad_step < 0) & ~finite
         figures = {
             "train/loss": loss,
             "train/exact_match": jnp.mean(
@@ -97,7 +101,7 @@ def make_train_step(
                 figures[f"gradients/{name}"] = jnp.linalg.norm(gradient)
         following = TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             rest=rest,
             opt_state=opt_state,
             bad_step=jnp.where(broken, state.step, state.bad_step),
@@ -114,16 +118,11 @@ class Trainer:
         """Builds the model, or restores the newest checkpoint of `run`.
 
         Raises:
-            UserError: the batch is larger than the split, or the checkpoint does not fit.
+            UserError: the checkpoint does not fit.
         """
         self.config, self.data, self.run = config, data, run
         self.train_set, self.val_set = data.splits["train"], data.splits["val"]
         self.steps_per_epoch = len(self.train_set) // config.training.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"training.batch_size ({config.training.batch_size}) is larger than the training "
-                f"split ({len(self.train_set)} ticks)"
-            )
         model = checkpoints.create_model(config, data.spec)
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         self.learning_rate = optim.schedule(config.training, self.steps_per_epoch)
@@ -133,9 +132,16 @@ class Trainer:
         )
         self.resumed_from = run.latest() if resume else None
         if self.resumed_from is None:
-            self.fitted = _fit(self.train_set, config)
+            self.fitted = fit_preprocess(self.train_set, config)
         else:
-            self.fitted = checkpoints.read_bundle(run.folder / str(self.resumed_from)).preprocess
+            bundle = checkpoints.read_bundle(run.folder / str(self.resumed_from))
+            checkpoints.require_same(bundle, data.spec, f"--resume: {data.episodes.path}")
+            if bundle.step // self.steps_per_epoch != bundle.epoch:
+                raise UserError(
+                    f"--resume: {data.episodes.path} has {len(self.train_set)} training ticks, "
+                    f"another number than when step {bundle.step} was made"
+                )
+            self.fitted = bundle.preprocess
             self.state = run.restore(self.resumed_from, self.state)
         weights = losses.class_weights(self.train_set.actions, config.training.weighting())
         self.train_step = make_train_step(graph, optimizer, self.fitted, weights, config)
@@ -178,10 +184,12 @@ class Trainer:
                     if done % training.save_every_n_epochs == 0 or last or self.run.is_best(bundle):
                         self.run.save(self.state, bundle)
                     if bundle.metrics is not None:
-                        log.write(bundle.step, _flat(bundle.metrics))
+                        log.write(bundle.step, _flat({"val": bundle.metrics}, separator="/"))
                     print(
                         _row(f"{done}/{training.num_epochs}", bundle.metrics, figures), flush=True
                     )
+                    if signals.received:
+                        self._stop(bundle)
         finally:
             log.close()
 
@@ -214,11 +222,7 @@ class Trainer:
             log.write(done, {**means, "train/lr": self._lr(step)})
             pending = []
             if signals.received and done < end:
-                self.run.save(self.state, self._bundle(epoch, None))
-                print(
-                    f"stopped in epoch {epoch + 1}, after step {done}; --resume goes on from there"
-                )
-                raise KeyboardInterrupt
+                self._stop(self._bundle(epoch, None))
         seconds = time.monotonic() - started
         frames = (end - first) * self.config.training.batch_size
         costs = {"time/frames_per_second": frames / seconds, "data/wait_share": waited / seconds}
@@ -229,12 +233,25 @@ class Trainer:
             "frames_per_second": frames / seconds,
         }
 
+    def _stop(self, bundle: Bundle) -> NoReturn:
+        self.run.save(self.state, bundle)
+        print(f"stopped after step {bundle.step}; --resume goes on from there")
+        raise KeyboardInterrupt
+
     def _lr(self, step: int) -> float:
         return float(np.asarray(self.learning_rate(step)))
 
     def _predict(self) -> evaluate.Predictions:
         state = self.state
-        return evaluate.predict(self.eval_step, state.params, state.rest, self.val_set, self.config)
+        found = evaluate.predict(
+            self.eval_step, state.params, state.rest, self.val_set, self.config
+        )
+        if not np.isfinite(found.probabilities).all():
+            raise UserError(
+                f"after step {int(state.step)} the model's answers on the validation split are not "
+                "finite. Try a lower training.learning_rate, or a training.grad_clip_norm."
+            )
+        return found
 
     def _bundle(self, epoch: int, predictions: evaluate.Predictions | None) -> Bundle:
         spec = self.data.spec
@@ -260,14 +277,10 @@ class Trainer:
         if bad < 0:
             return
         kept = self.run.latest()
+        left = f"the checkpoint of step {kept} is kept" if kept else "there is no checkpoint yet"
         raise UserError(
-            f"the loss of step {bad} (epoch {bad // self.steps_per_epoch + 1}) is not finite; "
-            + (
-                f"the checkpoint of step {kept} is kept"
-                if kept
-                else "no checkpoint was written yet"
-            )
-            + ". Try a lower training.learning_rate, or a training.grad_clip_norm."
+            f"the loss or the update of step {bad} (epoch {bad // self.steps_per_epoch + 1}) is "
+            f"not finite; {left}. Try a lower training.learning_rate, or a training.grad_clip_norm."
         )
 
 
@@ -281,6 +294,11 @@ def train(config: Config, *, resume: bool = False) -> Path:
     """
     data = open_data(config)
     folder = config.run_dir()
+    if len(data.splits["train"]) < config.training.batch_size:
+        raise UserError(
+            f"training.batch_size ({config.training.batch_size}) is larger than the training "
+            f"split ({len(data.splits['train'])} ticks)"
+        )
     _prepare_folder(folder, config, resume)
     run = Checkpoints(
         folder,
@@ -291,18 +309,19 @@ def train(config: Config, *, resume: bool = False) -> Path:
         trainer = Trainer(config, data, run, resume=resume)
         _print_summary(trainer)
         trainer.fit()
-        best = run.best()
     finally:
         run.close()
-    figures = checkpoints.read_bundle(folder / str(best)).metrics
+    best = checkpoints.locate(folder)
+    figures = checkpoints.read_bundle(best).metrics
     out = console.make_console()
     if figures is not None:
         out.print(evaluate.action_table(figures, "best checkpoint, validation split"))
-    out.print(f"best checkpoint: {folder / str(best)}")
+    out.print(f"best checkpoint: {best}")
     return folder
 
 
-def _fit(dataset: Dataset, config: Config) -> Preprocess:
+def fit_preprocess(dataset: Dataset, config: Config) -> Preprocess:
+    """Fits the normalisation on the training split."""
     spaced = np.linspace(0, len(dataset) - 1, min(FIT_FRAMES, len(dataset))).astype(int)
     return preprocess.fit(
         dataset.frames(spaced), dataset.state, normalize_frames=config.dataset.normalize_frames
@@ -325,6 +344,8 @@ def _prepare_folder(folder: Path, config: Config, resume: bool) -> None:
                 f"--resume: the run in {folder} was started with another configuration:\n  "
                 + "\n  ".join(changed)
             )
+    elif resume:
+        print(f"--resume: there is no run in {folder} yet, starting from the beginning")
     elif resolved.exists():
         aside = folder.with_name(f"{folder.name}.{datetime.now():%Y-%m-%d_%H-%M-%S}")
         folder.rename(aside)
@@ -393,12 +414,12 @@ def _means(pending: Sequence[Mapping[str, Array]]) -> dict[str, float]:
     return {name: float(np.mean([figures[name] for figures in host])) for name in host[0]}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested plain data under dotted names."""
+def _flat(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:
+    """Nested plain data under joined names."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}{separator}", separator)
         else:
             flat[prefix + key] = value
     return flat

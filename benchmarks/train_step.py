@@ -61,10 +61,15 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     model = checkpoints.create_model(config, data.spec)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optim.make_optimizer(config.training, optim.schedule(config.training, 100))
-    fitted = train._fit(dataset, config)
+    fitted = train.fit_preprocess(dataset, config)
     weights = losses.class_weights(dataset.actions, config.training.weighting())
-    samples = np.random.default_rng(0).integers(len(dataset), size=config.training.batch_size)
-    batch = jax.device_put(dataset.batch(samples))
+    rng = np.random.default_rng(0)
+
+    def read():
+        # Other frames each time, as in training: the same ones would come from the CPU's cache.
+        return dataset.batch(rng.integers(len(dataset), size=config.training.batch_size))
+
+    batch = jax.device_put(read())
 
     @jax.jit
     def preprocess(batch):
@@ -87,8 +92,8 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
 
     grads = gradient(params, observation)
     parts = {
-        "read a batch (cache)": median_ms(lambda: dataset.batch(samples), steps),
-        "move it to the device": median_ms(lambda: jax.device_put(dataset.batch(samples)), steps),
+        "read a batch (cache)": median_ms(read, steps),
+        "move it to the device": median_ms(lambda: jax.device_put(read()), steps),
         "preprocess": median_ms(lambda: preprocess(batch), steps),
         "forward": median_ms(lambda: forward(params, observation), steps),
         "forward and backward": median_ms(lambda: gradient(params, observation), steps),

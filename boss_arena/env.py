@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from boss_arena import moves
+from boss_arena.attributes import ACTIONS, ATTRIBUTES, LARGEST, NPC_ID, NPC_Y_OFFSET, ORIGIN, WHOLE
 from boss_arena.expert import Expert
 from boss_arena.fight import (
     BOSS_MAX_HP,
@@ -19,51 +20,6 @@ from boss_arena.fight import (
 from boss_arena.renderer import Renderer
 
 MIN_WIDTH, MIN_HEIGHT = 64, 36
-
-ORIGIN = (104.0, 512.0, 12.5)
-"""Where the court's centre lies in the game's world. The vertical axis is Z."""
-
-NPC_Y_OFFSET = -8.0
-"""The game reports NPC positions with a constant offset in Y against the hero's."""
-
-NPC_ID = 21300014
-
-LARGEST = 1e5
-"""Bound on every attribute that is no id."""
-
-ACTIONS = (
-    "move_left",
-    "lock_on",
-    "dodge_roll/dash",
-    "move_right",
-    "attack",
-    "move_back",
-    "move_forward",
-)
-
-ATTRIBUTES = (
-    "HeroHp",
-    "HeroMaxHp",
-    "HeroSp",
-    "HeroMaxSp",
-    "HeroFp",
-    "HeroMaxFp",
-    "HeroGlobalPosX",
-    "HeroGlobalPosY",
-    "HeroGlobalPosZ",
-    "HeroAngle",
-    "HeroAnimId",
-    "NpcHp",
-    "NpcMaxHp",
-    "NpcId",
-    "NpcGlobalPosX",
-    "NpcGlobalPosY",
-    "NpcGlobalPosZ",
-    "NpcGlobalPosAngle",
-    "NpcAnimId",
-)
-WHOLE = frozenset({"HeroAnimId", "NpcId", "NpcAnimId"})
-"""Attributes that are exact integers; the others are float32."""
 
 
 class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):

@@ -1,4 +1,5 @@
-"""A scripted player that sees the game's attributes, late and imprecisely, as people do."""
+"""A scripted player that sees the game's attributes as people do: what the boss does and where it
+is comes late, its direction with an error; where the hero is it knows."""
 
 import math
 from collections import deque
@@ -8,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from boss_arena import moves
+from boss_arena.attributes import NPC_Y_OFFSET
+from boss_arena.fight import wrap
 from boss_arena.moves import MOVES, Move
 
-NPC_Y_OFFSET = -8.0
 BY_ANIMATION = {move.animation: move for move in MOVES.values()}
 
 REACTION_TICKS = (3, 5)
@@ -40,10 +42,24 @@ LEAST_STAMINA = 34.0
 """An attack must leave enough for a roll."""
 
 
-class Seen(NamedTuple):
-    """What the player makes of one observation."""
+AIM_DRIFT, AIM_NOISE = 0.9, 0.04
+"""The eye's error in direction (radians) drifts: what is kept of it each tick, and what is new."""
 
-    boss_animation: int
+
+class Look(NamedTuple):
+    """What the player saw of the boss."""
+
+    animation: int
+    x: float
+    y: float
+    height: float
+    """Above the hero."""
+    yaw: float
+
+
+class Seen(NamedTuple):
+    """What the player makes of it now, knowing where the hero is."""
+
     distance: float
     facing: float
     """Angle between where the hero looks and where the boss is."""
@@ -64,7 +80,8 @@ class Expert:
         self._rng = np.random.default_rng(self._seed)
         low, high = REACTION_TICKS
         self._delay = int(self._rng.integers(low, high + 1))
-        self._memory: deque[Seen] = deque(maxlen=self._delay + 1)
+        self._memory: deque[Look] = deque(maxlen=self._delay + 1)
+        self._aim = 0.0
         self._animation, self._elapsed = 0, 0
         self._held: dict[str, int] = dict.fromkeys(("dodge", "attack", "lock"), 0)
         self._rest = 0
@@ -83,12 +100,14 @@ class Expert:
 
     def act(self, observation: Mapping[str, Any]) -> np.ndarray:
         """Buttons, int8 [7], for the 19 attributes of an observation. `frame` is not looked at."""
-        self._memory.append(_see(observation))
-        now, late = self._memory[-1], self._memory[0]
+        self._memory.append(_look(observation))
+        late = self._memory[0]
+        self._aim = AIM_DRIFT * self._aim + float(self._rng.normal(scale=AIM_NOISE))
+        now = _see(observation, late, self._aim)
         self._track(late)
         self._rest = max(self._rest - 1, 0)
         hero = int(observation["HeroAnimId"])
-        move = BY_ANIMATION.get(late.boss_animation)
+        move = BY_ANIMATION.get(late.animation)
         keys = {"left": False, "right": False, "back": False, "forward": False}
         rolling = self._evade(move, now, hero, float(observation["HeroSp"]))
         if rolling:
@@ -97,7 +116,7 @@ class Expert:
         else:
             self._walk(keys, now, move, float(observation["HeroSp"]))
             self._strike(hero, move, now, float(observation["HeroSp"]))
-        self._lock(observation, now, hero)
+        self._lock(late, now, hero)
         pressed = {name: left > 0 for name, left in self._held.items()}
         self._held = {name: max(left - 1, 0) for name, left in self._held.items()}
         return np.array(
@@ -113,10 +132,10 @@ class Expert:
             np.int8,
         )
 
-    def _track(self, late: Seen) -> None:
+    def _track(self, late: Look) -> None:
         """Counts how long the boss's animation has lasted; the eye is `delay` ticks behind."""
-        if late.boss_animation != self._animation:
-            self._animation, self._elapsed = late.boss_animation, self._delay
+        if late.animation != self._animation:
+            self._animation, self._elapsed = late.animation, self._delay
             self._answered = False
             self._slip = int(self._rng.choice((-1, 0, 0, 0, 1)))
             self._roll_side = 1 if self._rng.random() < 0.5 else -1
@@ -198,16 +217,15 @@ class Expert:
             self._tap("attack")
             self._rest = 8
 
-    def _lock(self, observation: Mapping[str, Any], now: Seen, hero: int) -> None:
+    def _lock(self, late: Look, now: Seen, hero: int) -> None:
         """Taps lock-on at the start, after the boss leapt out of sight, and when it must be off."""
-        high = float(observation["NpcGlobalPosZ"]) - float(observation["HeroGlobalPosZ"])
-        if high > OUT_OF_SIGHT:
-            self._unlocked = self._delay
+        if late.height > OUT_OF_SIGHT:
+            self._unlocked = 1
         free = hero == moves.HERO_IDLE or hero in moves.HERO_WALK.values()
         self._astray = self._astray + 1 if free and abs(now.facing) > 0.3 else 0
         if self._astray > 6 + self._delay:
             self._unlocked, self._astray = 1, -15
-        if self._unlocked and high < 0.5:
+        if self._unlocked and late.height < 0.5:
             self._unlocked -= 1
             if not self._unlocked:
                 self._tap("lock")
@@ -217,17 +235,22 @@ class Expert:
         self._held[key] = int(self._rng.integers(low, high + 1))
 
 
-def _see(observation: Mapping[str, Any]) -> Seen:
-    dx = float(observation["NpcGlobalPosX"]) - float(observation["HeroGlobalPosX"])
-    dy = float(observation["NpcGlobalPosY"]) - NPC_Y_OFFSET - float(observation["HeroGlobalPosY"])
-    bearing = math.atan2(dy, dx)
-    return Seen(
-        boss_animation=int(observation["NpcAnimId"]),
-        distance=math.hypot(dx, dy),
-        facing=_wrap(bearing - float(observation["HeroAngle"])),
-        boss_facing=_wrap(bearing + math.pi - float(observation["NpcGlobalPosAngle"])),
+def _look(observation: Mapping[str, Any]) -> Look:
+    return Look(
+        animation=int(observation["NpcAnimId"]),
+        x=float(observation["NpcGlobalPosX"]),
+        y=float(observation["NpcGlobalPosY"]) - NPC_Y_OFFSET,
+        height=float(observation["NpcGlobalPosZ"]) - float(observation["HeroGlobalPosZ"]),
+        yaw=float(observation["NpcGlobalPosAngle"]),
     )
 
 
-def _wrap(angle: float) -> float:
-    return math.pi - (math.pi - angle) % (2 * math.pi)
+def _see(observation: Mapping[str, Any], boss: Look, aim: float) -> Seen:
+    dx = boss.x - float(observation["HeroGlobalPosX"])
+    dy = boss.y - float(observation["HeroGlobalPosY"])
+    bearing = math.atan2(dy, dx) + aim
+    return Seen(
+        distance=math.hypot(dx, dy),
+        facing=wrap(bearing - float(observation["HeroAngle"])),
+        boss_facing=wrap(bearing + math.pi - boss.yaw),
+    )

@@ -19,7 +19,6 @@ BossPose = Literal[
     "spin",
     "backstep",
     "roar",
-    "stagger",
     "dead",
 ]
 HeroPose = Literal["idle", "walk", "roll", "attack", "stagger", "dead"]

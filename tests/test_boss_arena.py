@@ -8,7 +8,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from boss_arena import moves
-from boss_arena.env import ACTIONS, ATTRIBUTES, WHOLE, BossArena
+from boss_arena.attributes import ACTIONS, ATTRIBUTES, WHOLE
+from boss_arena.env import BossArena
 from boss_arena.fight import (
     BOSS_MAX_HP,
     HERO_MAX_HP,

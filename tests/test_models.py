@@ -78,7 +78,7 @@ def test_shapes_dtype_and_determinism(config):
     data = open_data(config)
     window = config.model.window()
     batch = data.splits["train"].batch(np.arange(5))
-    fitted = train._fit(data.splits["train"], config)
+    fitted = train.fit_preprocess(data.splits["train"], config)
     observation = fitted(batch.observation)
     model, same = (nnx.jit(checkpoints.create_model(config, data.spec)) for _ in range(2))
     logits = model(observation)
@@ -94,7 +94,7 @@ def test_shapes_dtype_and_determinism(config):
 def test_a_ticks_encoding_depends_on_that_tick_alone(config):
     data = open_data(config)
     batch = data.splits["train"].batch(np.arange(6, 10))
-    observation: Observation = train._fit(data.splits["train"], config)(batch.observation)
+    observation: Observation = train.fit_preprocess(data.splits["train"], config)(batch.observation)
     graph, state = nnx.split(checkpoints.create_model(config, data.spec))
     encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
     now = jax.tree.map(lambda x: x[:, -1], observation)

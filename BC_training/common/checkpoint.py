@@ -81,7 +81,7 @@ def create_model(config: Config, spec: DataSpec) -> Model:
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, *, keep_last: int = 1, best_metric: str = "exact_match"):
+    def __init__(self, folder: Path, *, keep_last: int, best_metric: str):
         """Opens a run's folder, creating it if need be.
 
         Args:
@@ -124,52 +124,34 @@ class Checkpoints:
                 model=ocp.args.StandardSave(flatten({"params": state.params, "rest": state.rest})),
                 optimizer=ocp.args.StandardSave(flatten(optimizer)),
             ),
-            metrics=None if bundle.metrics is None else {"score": self._score(bundle.metrics)},
+            metrics=None
+            if bundle.metrics is None
+            else {"score": _score(bundle.metrics, self._metric)},
         )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """A state to go on from, with the structure and shapes of `like`."""
-        restored: Any = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(), optimizer=ocp.args.StandardRestore()
-            ),
-        )
-        source = f"{self.folder}/{step}"
-        model = unflatten({"params": like.params, "rest": like.rest}, restored.model, source)
+        source = self.folder / str(step)
+        model = {"params": like.params, "rest": like.rest}
+        model = unflatten(model, _read_arrays(source / "model"), str(source))
         optimizer = {"opt_state": like.opt_state, "bad_step": like.bad_step}
-        optimizer = unflatten(optimizer, restored.optimizer, source)
+        optimizer = unflatten(optimizer, _read_arrays(source / "optimizer"), str(source))
         return like._replace(step=jnp.int32(step), **model, **optimizer)
 
     def latest(self) -> int | None:
         """The newest checkpoint's step, or None where there is none."""
         return self._manager.latest_step()
 
-    def best(self) -> int | None:
-        """The step of the checkpoint with the best metric; the newest if none was evaluated."""
-        scores = {
-            step: self._score(metrics)
-            for step in self._manager.all_steps()
-            if (metrics := read_bundle(self.folder / str(step)).metrics) is not None
-        }
-        return max(scores, key=lambda step: (scores[step], step)) if scores else self.latest()
-
     def is_best(self, bundle: Bundle) -> bool:
         """Whether a bundle's metrics beat those of every checkpoint so far."""
         if bundle.metrics is None:
             return False
-        best = self.best()
-        before = None if best is None else read_bundle(self.folder / str(best)).metrics
-        return before is None or self._score(bundle.metrics) > self._score(before)
+        kept = [read_bundle(folder).metrics for folder in _folders(self.folder)]
+        scores = [_score(metrics, self._metric) for metrics in kept if metrics is not None]
+        return not scores or _score(bundle.metrics, self._metric) > max(scores)
 
     def close(self) -> None:
         self._manager.close()
-
-    def _score(self, metrics: Mapping[str, Any]) -> float:
-        value = metrics[self._metric]
-        if value is None:
-            return -np.inf
-        return -float(value) if self._metric == "loss" else float(value)
 
 
 def locate(path: str | Path) -> Path:
@@ -181,18 +163,19 @@ def locate(path: str | Path) -> Path:
     path = Path(path)
     if (path / "bundle").is_dir():
         return path
-    steps = [folder for folder in path.glob("*") if folder.name.isdigit()] if path.is_dir() else []
-    if not steps:
+    found = _folders(path)
+    if not found:
         raise UserError(
             f"{path}: no checkpoint here; expected a run's folder such as checkpoints/pure_cnn, or "
             "one of the folders in it that are named by step"
         )
-    metric = read_bundle(steps[0]).resolved_config().evaluation.best_metric
-    run = Checkpoints(path, best_metric=metric)
-    try:
-        return path / str(run.best())
-    finally:
-        run.close()
+    metric = read_bundle(found[-1]).resolved_config().evaluation.best_metric
+    scores = {
+        folder: _score(metrics, metric)
+        for folder in found
+        if (metrics := read_bundle(folder).metrics) is not None
+    }
+    return max(found, key=lambda folder: (scores.get(folder, -np.inf), int(folder.name)))
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -223,10 +206,34 @@ def load_model(folder: Path) -> tuple[Bundle, Model]:
     bundle = read_bundle(folder)
     model = create_model(bundle.resolved_config(), bundle.spec)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    with ocp.StandardCheckpointer() as checkpointer:
-        arrays = checkpointer.restore(folder.resolve() / "model")
+    arrays = _read_arrays(folder / "model")
     restored = unflatten({"params": params, "rest": rest}, arrays, str(folder))
     return bundle, nnx.merge(graph, restored["params"], restored["rest"])
+
+
+def require_same(bundle: Bundle, offered: DataSpec, source: str) -> None:
+    """Compares what a checkpoint was trained on with what it is about to get.
+
+    What one side does not know differs from nothing, nor does game state that the model ignores.
+
+    Raises:
+        UserError: something differs; each difference is named.
+    """
+    then, now = bundle.spec.model_dump(), offered.model_dump()
+    then, now = ({**spec, **spec.pop("frame")} for spec in (then, now))
+    if not bundle.resolved_config().model.window().state:
+        del then["state"]
+    different = [
+        f"{key} {_listed(now[key])}, trained on {_listed(then[key])}"
+        for key in then
+        if then[key] != now[key] and not {None, "unknown"} & {then[key], now[key]}
+    ]
+    if different:
+        raise UserError(f"{source} does not fit the checkpoint: {'; '.join(different)}")
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -236,6 +243,37 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {
         name.removesuffix(".value"): leaf for name, (_, leaf) in zip(names, leaves, strict=True)
     }
+
+
+def _folders(run: Path) -> list[Path]:
+    """The checkpoints in a run's folder, oldest first."""
+    if not run.is_dir():
+        return []
+    found = [folder for folder in run.iterdir() if folder.name.isdigit()]
+    return sorted(found, key=lambda folder: int(folder.name))
+
+
+def _score(metrics: Mapping[str, Any], metric: str) -> float:
+    """Higher is better."""
+    value = metrics[metric]
+    if value is None:
+        return -np.inf
+    return -float(value) if metric == "loss" else float(value)
+
+
+def _read_arrays(folder: Path) -> dict[str, Any]:
+    """Arrays as they were stored, on this machine's first device, whichever wrote them."""
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            stored: Any = checkpointer.metadata(folder.resolve()).item_metadata
+            target = {
+                name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here)
+                for name, array in stored.tree.items()
+            }
+            return checkpointer.restore(folder.resolve(), target)
+    except Exception as error:  # Orbax raises many kinds; all mean the same to a person
+        raise UserError(f"{folder}: this checkpoint is damaged: {error}") from error
 
 
 def unflatten(like: Any, arrays: Mapping[str, Any], source: str) -> Any:

@@ -150,6 +150,12 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
     system: SystemConfig = SystemConfig()
 
+    def dataset_path(self) -> Path:
+        """dataset.path, looked up from the current folder, then from the repository's root."""
+        path = Path(self.dataset.path)
+        from_root = Path(__file__).parents[2] / path
+        return from_root if not path.exists() and from_root.exists() else path
+
     def run_dir(self) -> Path:
         """Where this run's checkpoints, metrics and resolved configuration go."""
         return Path(self.training.checkpoint_dir.replace("{model_name}", self.model.name))
@@ -298,9 +304,9 @@ def _drop_retired(raw: dict[str, Any], source: str) -> None:
 def _drop_retired_flags(arguments: Sequence[str]) -> list[str]:
     kept = list(arguments)
     for key, reason in RETIRED.items():
-        if f"--{key}" in kept:
-            at = kept.index(f"--{key}")
-            del kept[at : at + 2]
+        flags = [at for at, word in enumerate(kept) if word.split("=")[0] == f"--{key}"]
+        for at in reversed(flags):
+            del kept[at : at + (1 if "=" in kept[at] else 2)]
             warnings.warn(f"--{key} is retired and ignored: {reason}", stacklevel=3)
     return kept
 
@@ -328,6 +334,8 @@ def _yaml_registry() -> ConstructorRegistry:
                 value = parse_yaml(arguments[0])
             except yaml.YAMLError as error:
                 raise ValueError(f"{arguments[0]!r} is not valid YAML") from error
+            if value is not None and info.type in (str, str | None):
+                value = arguments[0]  # a name such as 2026-11-23 stays a name
             try:
                 return TypeAdapter(info.type).validate_json(json.dumps(value), strict=True)
             except ValidationError as error:

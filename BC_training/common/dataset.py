@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 import shutil
 import tempfile
@@ -168,7 +167,7 @@ def open_data(config: Config, path: str | None = None) -> Data:
     """
     settings = config.dataset
     episodes = Episodes(
-        path or settings.path,
+        path or config.dataset_path(),
         validate=settings.validate_episodes,
         threads=config.system.num_workers,
     )
@@ -217,7 +216,6 @@ def _write_cache(episodes: Episodes, folder: Path, shape: tuple[int, ...]) -> No
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
         try:
             _decode(episodes, work / "frames.u8", shape)
-            (work / "source.json").write_text(json.dumps({"dataset": str(episodes.path.resolve())}))
             if folder.exists():
                 shutil.rmtree(folder)
             work.rename(folder)

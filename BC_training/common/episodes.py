@@ -100,9 +100,12 @@ class Episodes:
 
     def fps(self) -> float | None:
         """Ticks a second: the dataset's, or else the median of its episodes', or else None."""
+        known = [e.attributes["fps"] for e in self.episodes if "fps" in e.attributes]
         if "fps" in self.attributes:
-            return float(self.attributes["fps"])
-        known = [float(e.attributes["fps"]) for e in self.episodes if "fps" in e.attributes]
+            known = [self.attributes["fps"]]
+        for fps in known:
+            if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+                raise UserError(f"{self.path}: the attribute fps is {fps!r}, not a rate above zero")
         return float(np.median(known)) if known else None
 
     def spec(self, *, use_state: bool = True) -> DataSpec:
@@ -134,7 +137,11 @@ class Episodes:
         try:
             frames = self._store.frames(name)[ticks].read().result()
         except Exception as error:  # tensorstore raises many kinds; all mean the same to a person
-            raise UserError(f"{self.path}: {name}/frames can't be read: {error}") from error
+            raise UserError(
+                f"{self.path}: {name}/frames can't be read: {error}. Mend or remove the episode. "
+                "(A chunk that was left out because it is all black counts as missing: write such "
+                "chunks too.)"
+            ) from error
         return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
 
     def split(
@@ -142,14 +149,15 @@ class Episodes:
     ) -> tuple[list[int], list[int], list[int]]:
         """Episode numbers (positions in `episodes`) for training, validation and test.
 
-        A share that is above zero gets at least one episode as long as training keeps one.
+        Validation gets at least one episode if its share is above zero and training keeps one.
 
         Raises:
             UserError: the training split would be empty.
         """
         order = np.random.default_rng(seed).permutation(len(self))
         train = round(train_ratio * len(self))
-        validation = round(val_ratio * len(self))
+        # Rounded together, so that shares that make a whole leave no episode out.
+        validation = round((train_ratio + val_ratio) * len(self)) - train
         if val_ratio > 0 and validation == 0 and len(self) > 1:
             validation = 1
         train = min(train, len(self) - validation)
@@ -179,9 +187,12 @@ class Episodes:
         return tuple(value)
 
     def _open(self, name: str) -> Episode:
-        group = self._store.root[name]
-        assert isinstance(group, zarr.Group)
-        arrays = dict(group.arrays())
+        try:
+            group = self._store.root[name]
+            assert isinstance(group, zarr.Group)
+            arrays = dict(group.arrays())
+        except Exception as error:  # zarr raises whatever its parsers do
+            raise _BrokenEpisodeError(f"its metadata can't be read: {error}") from error
         for needed in ("frames", "actions"):
             if needed not in arrays:
                 raise _BrokenEpisodeError(f"it has no array {needed!r}")
@@ -216,6 +227,12 @@ class Episodes:
             self.frame_shape = shape
         if shape != self.frame_shape:
             raise _BrokenEpisodeError(f"frames are {shape}, those before it {self.frame_shape}")
+        width = 0 if state is None else int(state.shape[1])
+        if self.episodes and width != self._state_width:
+            raise _BrokenEpisodeError(
+                f"state has {width} columns, in the episodes before it {self._state_width}"
+            )
+        self._state_width = width
         try:
             pressed = np.asarray(actions[:])
             values = None if state is None else np.asarray(state[:], np.float32)
@@ -243,7 +260,10 @@ class _Store:
 
     def __init__(self, path: Path, threads: int):
         if not path.exists():
-            raise UserError(f"{path}: no such dataset")
+            raise UserError(
+                f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
+                f"python -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
+            )
         self._path = path
         self._top = ""
         self._context = ts.Context({"data_copy_concurrency": {"limit": threads}})

@@ -84,6 +84,8 @@ class Policy:
         return result
 
     def _ticks(self, observation: Mapping[str, Any]) -> Ticks:
+        if "frame" not in observation:
+            raise UserError(f"the observation has no 'frame', only {', '.join(observation)}")
         spec, frame = self.bundle.spec, observation["frame"]
         shape = (spec.frame.height, spec.frame.width, spec.frame.channels)
         if frame.shape != shape or frame.dtype != np.uint8:
