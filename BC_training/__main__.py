@@ -5,6 +5,8 @@ uv run -m BC_training --config configs/demo.yaml
 
 from pathlib import Path
 
+import gymnasium
+
 from BC_training import rollout, train
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
@@ -15,10 +17,25 @@ from gameplay_pipeline.record import RecordError, record
 
 def main() -> int:
     config, resume = train.parse()
+    _require_environment(config)
     _record_if_missing(config)
     folder = train.train(config, resume=resume)
     _fight(config, folder)
     return 0
+
+
+def _require_environment(config: Config) -> None:
+    """Finds out before hours of training whether the fights after it can be had."""
+    name, settings = config.environment.id, config.dataset
+    recording = settings.record_episodes and not config.dataset_path().exists()
+    if name is None:
+        if config.evaluation.rollout_episodes or recording:
+            raise UserError("environment.id: missing; fights and recordings need an environment")
+        return
+    try:
+        gymnasium.make(name).close()
+    except Exception as error:  # whatever somebody's environment may raise
+        raise UserError(f"environment.id: can't make {name}: {error}") from error
 
 
 def _record_if_missing(config: Config) -> None:

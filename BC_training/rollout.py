@@ -7,6 +7,7 @@ import dataclasses
 import json as json_format
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -85,7 +86,9 @@ def fight(
             fights = pool.map(_fight, jobs)
             return list(console.progress(fights, "Fighting", len(jobs)))
         except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
             raise
         except BrokenProcessPool as error:
             raise UserError(
@@ -103,8 +106,10 @@ def make_env(env_id: str, bundle: Bundle) -> gymnasium.Env[Any, Any]:
     frame = bundle.spec.frame
     try:
         env = gymnasium.make(env_id, width=frame.width, height=frame.height)
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-        raise UserError(f"--env {env_id}: can't make this environment: {error}") from error
+    except Exception as error:  # whatever somebody's environment may raise
+        raise UserError(
+            f"{env_id}: can't make this environment at {frame.width}x{frame.height}: {error}"
+        ) from error
     inner = env.unwrapped
     fps = inner.metadata.get("render_fps")
     offered = DataSpec(
@@ -119,7 +124,7 @@ def make_env(env_id: str, bundle: Bundle) -> gymnasium.Env[Any, Any]:
             fps=None if fps is None else float(fps),
         ),
     )
-    checkpoints.require_same(bundle, offered, f"--env {env_id}")
+    checkpoints.require_same(bundle, offered, env_id)
     return env
 
 
@@ -200,6 +205,7 @@ class _Worker:
 
 
 def _start_worker(folder: str, env_id: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
     _Worker.policy = Policy.load(folder)

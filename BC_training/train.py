@@ -8,7 +8,6 @@ import argparse
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import yaml
 from flax import nnx
 from jaxtyping import Array
 from rich.table import Table
@@ -332,7 +332,10 @@ def _prepare_folder(folder: Path, config: Config, resume: bool) -> None:
     """Makes room for a run, or checks that the one that is there can go on as configured."""
     resolved = folder / "config.yaml"
     if resume and resolved.exists():
-        before = _flat(configs.parse_yaml(resolved.read_text()))
+        try:
+            before = _flat(configs.parse_yaml(resolved.read_text()))
+        except (yaml.YAMLError, AttributeError) as error:
+            raise UserError(f"--resume: {resolved} is damaged: {error}") from error
         now = _flat(config.model_dump(mode="json"))
         changed = [
             f"{key}: {before.get(key)!r} then, {now.get(key)!r} now"
@@ -347,7 +350,9 @@ def _prepare_folder(folder: Path, config: Config, resume: bool) -> None:
     elif resume:
         print(f"--resume: there is no run in {folder} yet, starting from the beginning")
     elif resolved.exists():
-        aside = folder.with_name(f"{folder.name}.{datetime.now():%Y-%m-%d_%H-%M-%S}")
+        aside = folder.resolve().with_name(
+            f"{folder.resolve().name}.{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        )
         folder.rename(aside)
         print(f"the earlier run in {folder} is now {aside} (--resume would have gone on with it)")
     folder.mkdir(parents=True, exist_ok=True)
@@ -375,6 +380,10 @@ def _print_summary(trainer: Trainer) -> None:
         f"label smoothing {training.label_smoothing:g}",
         "folder": str(trainer.run.folder),
     }
+    if training.lr_schedule.warmup_epochs >= training.num_epochs:
+        rows["note"] = "the warm-up covers the whole run: the learning rate only rises"
+    if len(data.splits["val"]) == 0:
+        rows["note"] = "no validation split: no epoch is scored, thresholds are not calibrated"
     if trainer.resumed_from is not None:
         rows["resumed"] = f"from step {trainer.resumed_from}"
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -384,11 +393,6 @@ def _print_summary(trainer: Trainer) -> None:
     out.print(table)
     for skipped in data.episodes.skipped:
         out.print(f"skipped {skipped.name}: {skipped.reason}")
-    if training.lr_schedule.warmup_epochs >= training.num_epochs:
-        warnings.warn(
-            "training.lr_schedule.warmup_epochs covers the whole run: the learning rate only rises",
-            stacklevel=2,
-        )
 
 
 def _row(

@@ -18,6 +18,7 @@ import zarr
 from flax import nnx
 
 from BC_training import __main__, evaluate
+from BC_training import train as trainer
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
 from tests.made_data import make_dataset
@@ -92,13 +93,13 @@ def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp
     assert max(steps) == 4 * (max(steps) // 4)
     assert "conv_depth: 0" in (folder / "config.yaml").read_text()
     figures = records(folder)
-    assert any("exact_match" in record for record in figures)
+    assert any("val/exact_match" in record for record in figures)
     assert any("gradients/head.kernel" in record for record in figures)
     assert {"time/frames_per_second", "data/wait_share"} <= set().union(*figures)
 
     scored = run(
         evaluate.main, "--checkpoint", folder, "--split", "train",
-        "--json_file", tmp_path / "scores.json",
+        "--json", tmp_path / "scores.json",
     )  # fmt: skip
     assert scored.status == 0, scored.err
     assert json.loads((tmp_path / "scores.json").read_text())["pure_cnn"]["rows"] == 135
@@ -163,19 +164,77 @@ def test_a_second_run_keeps_the_first_and_resume_refuses_other_settings(made, tm
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(made, tmp_path):
     folder = tmp_path / "run"
-    options = ("--training.save_every_n_epochs", "1", "--model.use_batch_norm", "false")
+    options = ("--training.save_every_n_epochs", "1", "--logging.log_every_n_steps", "1")
     assert train(made.path, folder, "--training.num_epochs", "1", *options).status == 0
     kept = last(folder)
+    make = trainer.make_train_step
+
+    def exploding(*arguments):
+        step = make(*arguments)
+
+        def explode(state, batch):
+            state, figures = step(state, batch)
+            return state._replace(bad_step=np.int32(state.step - 1)), figures
+
+        return explode
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_train_step", exploding)
+        broken = train(made.path, folder, "--training.num_epochs", "3", *options, "--resume")
+    assert broken.status == 1
+    step = int(kept.name)
+    assert f"the loss or the update of step {step} (epoch 2) is not finite" in broken.err
+    assert f"the checkpoint of step {step} is kept" in broken.err
+    checkpoints.load_model(kept)
+
+
+@pytest.mark.parametrize("flag", [("--model.use_batch_norm", "false"), ()])
+def test_a_learning_rate_that_explodes_is_found_out(made, tmp_path, flag):
     broken = train(
-        made.path, tmp_path / "broken", "--training.num_epochs", "3", *options,
+        made.path, tmp_path / "run", "--training.num_epochs", "3", *flag,
         "--training.learning_rate", "1e38", "--training.grad_clip_norm", "null",
-        "--training.lr_schedule.warmup_epochs", "1", "--logging.log_every_n_steps", "1",
     )  # fmt: skip
     assert broken.status == 1
-    assert "is not finite" in broken.err
-    assert "the loss of step" in broken.err
+    assert "not finite" in broken.err
     assert "Traceback" not in broken.err
-    checkpoints.read_bundle(kept)
+    assert not list((tmp_path / "run").glob("[0-9]*"))
+
+
+def test_resume_refuses_another_dataset(made, tmp_path):
+    folder = tmp_path / "run"
+    options = ("--training.num_epochs", "2", "--resume")
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    longer = make_dataset(tmp_path / "longer.zarr", lengths=(80, 60, 70, 60, 60))
+    other = train(longer.path, folder, *options)
+    assert other.status == 1
+    assert "another number" in other.err
+    zarr.open_group(made.path).attrs["keys"] = ["hit", "left", "right"]
+    permuted = train(made.path, folder, *options)
+    assert permuted.status == 1
+    assert "actions hit, left, right, trained on left, right, hit" in permuted.err
+
+
+def test_a_start_that_fails_leaves_the_earlier_run_where_it_is(made, tmp_path):
+    folder = tmp_path / "run"
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    kept = last(folder)
+    assert train(made.path, folder, "--training.batch_size", "100000").status == 1
+    assert last(folder) == kept
+
+
+def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
+    predict = evaluate.predict
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return predict(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "predict", interrupted)
+        stopped = train(made.path, tmp_path / "run", "--training.num_epochs", "1")
+    assert stopped.status == 130
+    assert last(tmp_path / "run").name == "8"
+    assert "--resume" in stopped.out
 
 
 @pytest.mark.parametrize(
@@ -185,6 +244,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(made
         (("--dataset.path", "README.md"), "README.md: not a zarr dataset"),
         (("--training.batch_size", "100000"), "larger than the training split"),
         (("--dataset.train_ratio", "0.0"), "no episode is left to train on"),
+        (("--training.checkpoint_dir", "README.md/run"), "README.md"),
+        (("--environment.id", "Nope-v0"), "environment.id: can't make Nope-v0"),
+        (("--evaluation.rollout_episodes", "2"), "environment.id: missing"),
     ],
 )
 def test_mistakes_get_one_message_and_a_status(made, tmp_path, arguments, message):
@@ -201,7 +263,7 @@ def test_a_checkpoint_refuses_a_dataset_with_other_actions(made, tmp_path):
     zarr.open_group(made.path).attrs["keys"] = ["left", "right", "jump"]
     scored = run(evaluate.main, "--checkpoint", folder)
     assert scored.status == 1
-    assert "its actions are left, right, jump" in scored.err
+    assert "actions left, right, jump, trained on left, right, hit" in scored.err
     assert run(evaluate.main, "--checkpoint", tmp_path).status == 1
 
 

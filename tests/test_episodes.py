@@ -65,7 +65,7 @@ BREAKS = {
     "29 states": lambda g: replace(g, "state", g["state"][:29]),
     "names 3 actions": lambda g: replace(g, "actions", g["actions"][:, :2]),
     "names 2 columns": lambda g: replace(g, "state", g["state"][:, :1]),
-    "those before it": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
+    "most are (3, 24, 32)": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
     "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
     "no array 'frames'": lambda g: g.__delitem__("frames"),
     "no array 'actions'": lambda g: g.__delitem__("actions"),
@@ -82,6 +82,41 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
     assert reason in episodes.skipped[0].reason
     with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
         Episodes(made.path, validate=False)
+
+
+def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
+    (made.path / "episode_1" / "frames" / ".zarray").write_text('{"shape": [30')
+    (skipped,) = Episodes(made.path).skipped
+    assert skipped.name == "episode_1"
+    assert "metadata can't be read" in skipped.reason
+
+
+def test_the_commonest_frame_shape_counts_not_the_first(made):
+    BREAKS["most are (3, 24, 32)"](zarr.open_group(made.path)["episode_0"])
+    episodes = Episodes(made.path)
+    assert episodes.frame_shape == (3, 24, 32)
+    assert [skipped.name for skipped in episodes.skipped] == ["episode_0"]
+
+
+@pytest.mark.parametrize("fps", ["fast", 0, None])
+def test_a_rate_that_is_none_is_refused(made, fps):
+    zarr.open_group(made.path).attrs["fps"] = fps
+    with pytest.raises(UserError, match="fps is"):
+        Episodes(made.path).spec()
+
+
+def test_actions_named_twice_are_refused(made):
+    zarr.open_group(made.path).attrs["keys"] = ["left", "left", "hit"]
+    with pytest.raises(UserError, match="names left more than once"):
+        Episodes(made.path)
+
+
+@pytest.mark.parametrize(("count", "ratios"), [(15, (0.7, 0.3)), (5, (0.5, 0.5))])
+def test_shares_that_make_a_whole_leave_no_episode_out(tmp_path, count, ratios):
+    make_dataset(tmp_path / "made.zarr", lengths=(4,) * count)
+    train, validation, test = Episodes(tmp_path / "made.zarr").split(*ratios, seed=0)
+    assert len(train) + len(validation) == count
+    assert test == []
 
 
 def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(made):

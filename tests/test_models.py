@@ -1,6 +1,7 @@
 """What every model owes, over every model found, and over one that uses the whole contract."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,6 @@ from flax import nnx
 from BC_training import models, train
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
-from BC_training.common import losses
 from BC_training.common.dataset import open_data
 from BC_training.common.policy import Policy
 from BC_training.common.types import Observation, UserError
@@ -67,9 +67,7 @@ def changed(config, **training):
 
 
 def final_arrays(folder):
-    run = checkpoints.Checkpoints(folder)
-    last = run.latest()
-    run.close()
+    last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
     bundle, model = checkpoints.load_model(folder / str(last))
     return bundle, checkpoints.flatten(nnx.state(model))
 
@@ -213,7 +211,32 @@ def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):
         open_data(configs.validate(raw, "the test"))
 
 
-def test_class_weights_reach_the_step(config):
-    data = open_data(config)
-    weights = losses.class_weights(data.splits["train"].actions, config.training.weighting())
-    assert not np.allclose(weights[0], 1)
+def test_class_weights_reach_the_loss(config):
+    losses = []
+    for weighted in (True, False):
+        run = changed(config, num_epochs=2, use_class_weights=weighted)
+        train.train(run)
+        lines = (run.run_dir() / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(lines[0])["train/loss"])
+    assert losses[0] != losses[1]
+
+
+def test_a_checkpoint_of_another_accelerator_loads_here(trained, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(checkpoints.locate(trained), elsewhere)
+    written = elsewhere / "model" / "_sharding"
+    text = written.read_text()
+    assert "cpu:0" in text
+    written.write_text(text.replace("cpu:0", "cuda:0"))
+    here = checkpoints.flatten(nnx.state(checkpoints.load_model(checkpoints.locate(trained))[1]))
+    there = checkpoints.flatten(nnx.state(checkpoints.load_model(elsewhere)[1]))
+    assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def test_a_damaged_checkpoint_says_so(trained, tmp_path):
+    for part in ("bundle", "model"):
+        broken = tmp_path / part
+        shutil.copytree(checkpoints.locate(trained), broken)
+        shutil.rmtree(broken / part)
+        with pytest.raises(UserError, match=r"damaged|no checkpoint here"):
+            Policy.load(broken)

@@ -7,7 +7,12 @@ import pytest
 from scipy import stats
 
 from BC_training import __main__, rollout
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common.checkpoint import Bundle
+from BC_training.common.episodes import Episodes
+from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract, UserError
+from gameplay_pipeline.record import record
 from tests.test_commands import run
 
 ACTIONS = (
@@ -17,10 +22,20 @@ ACTIONS = (
 ARENA = "boss_arena:BossArena-v0"
 
 
-def spec(actions=ACTIONS, **frame):
+def bundle(actions=ACTIONS, **frame):
     contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
     contract |= {"resize": "none"} | frame
-    return DataSpec(actions=actions, state=(), frame=FrameContract(**contract))
+    return Bundle(
+        format=checkpoints.FORMAT,
+        config={"dataset": {"path": "d"}, "model": {"name": "pure_cnn"}},
+        spec=DataSpec(actions=actions, state=(), frame=FrameContract(**contract)),
+        preprocess=Preprocess(frame_mean=(0.0,) * 3, frame_std=(1.0,) * 3),
+        thresholds=(0.5,) * len(actions),
+        step=1,
+        epoch=1,
+        metrics=None,
+        versions={},
+    )
 
 
 @pytest.mark.parametrize(("won", "fights"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100)])
@@ -46,19 +61,23 @@ def test_bootstrap_is_about_scipys():
     ("env", "offered", "message"),
     [
         ("nowhere:Nothing-v0", {}, "can't make this environment"),
-        (ARENA, {"actions": ("jump", *ACTIONS)}, "the policy presses jump, move_left"),
-        (ARENA, {"fps": 30.0}, "its frames have fps 17; the policy learned from 30"),
-        (ARENA, {"color_order": "BGR"}, "color_order RGB; the policy learned from BGR"),
-        (ARENA, {"resize": "area"}, "resize none; the policy learned from area"),
+        (
+            ARENA,
+            {"actions": ("jump", *ACTIONS)},
+            "actions move_left, .*, trained on jump, move_left",
+        ),
+        (ARENA, {"fps": 30.0}, "fps 17.0, trained on 30.0"),
+        (ARENA, {"color_order": "BGR"}, "color_order RGB, trained on BGR"),
+        (ARENA, {"resize": "area"}, "resize none, trained on area"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(env, offered, message):
     with pytest.raises(UserError, match=message):
-        rollout.make_env(env, spec(**offered))
+        rollout.make_env(env, bundle(**offered))
 
 
 def test_an_environment_that_keeps_it_is_made_at_the_policys_size():
-    env = rollout.make_env(ARENA, spec(color_order="unknown", fps=None))
+    env = rollout.make_env(ARENA, bundle(color_order="unknown", fps=None))
     observation, _ = env.reset(seed=0)
     assert observation["frame"].shape == (36, 64, 3)
 
@@ -73,8 +92,11 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
         *("--model.conv_features", "[4, 8]", "--model.dense_features", "[8]"),
         *("--evaluation.rollout_episodes", "2"),
     )
+    # A recording that was interrupted is gone on with, not taken for the dataset.
+    record(ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording")
     done = run(__main__.main, *arguments)
     assert done.status == 0, done.err
+    assert len(Episodes(data)) == 3
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
     fights = json.loads((folder / "fights.json").read_text())
     assert list(fights["summary"]) == ["pure_cnn", "expert", "random", "nothing"]
@@ -83,7 +105,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
 
     again = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "2",
-                "--json_file", tmp_path / "again.json")  # fmt: skip
+                "--json", tmp_path / "again.json")  # fmt: skip
     assert again.status == 0, again.err
     assert json.loads((tmp_path / "again.json").read_text()) == fights
     none = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "0")

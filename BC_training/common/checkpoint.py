@@ -219,8 +219,10 @@ def require_same(bundle: Bundle, offered: DataSpec, source: str) -> None:
     Raises:
         UserError: something differs; each difference is named.
     """
-    then, now = bundle.spec.model_dump(), offered.model_dump()
-    then, now = ({**spec, **spec.pop("frame")} for spec in (then, now))
+    then, now = (
+        {"actions": spec.actions, "state": spec.state, **spec.frame.model_dump()}
+        for spec in (bundle.spec, offered)
+    )
     if not bundle.resolved_config().model.window().state:
         del then["state"]
     different = [

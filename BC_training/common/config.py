@@ -1,18 +1,19 @@
 """YAML and command-line overrides in, a frozen and validated configuration out."""
 
+import dataclasses
 import difflib
 import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import pydantic
 import tyro
 import yaml
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from pydantic import BaseModel, Field, ValidationError
+from tyro.constructors import PrimitiveConstructorSpec
 
 from BC_training import models
 from BC_training.common.types import ModelConfig, Section, UserError
@@ -136,7 +137,7 @@ class LoggingConfig(Section):
 
 
 class SystemConfig(Section):
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**31)
     num_workers: int = Field(default=2, ge=1)
     """Reader threads."""
 
@@ -223,7 +224,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     overrides = _drop_retired_flags(overrides)
     model = raw.get("model")
     if not isinstance(model, dict):
-        raise UserError(f"{file}: the section model is missing; it needs at least a name")
+        raise UserError(f"{file}: the section model, with at least a name, is missing")
     name = _flag_value(overrides, "--model.name") or model.get("name")
     if not isinstance(name, str):
         raise UserError(
@@ -231,16 +232,15 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
         )
     # Set early, so that the file's other keys are judged by the class of the model that will run.
     config = validate({**raw, "model": {**model, "name": name}}, str(file))
-    return tyro.cli(
-        type(config),
-        default=config,
+    flags = tyro.cli(
+        type(mirror := _flags(config)),
+        default=mirror,
         args=list(overrides),
         prog="python -m BC_training --config FILE [--resume]",
         description="Train a policy. Values below are those of the file; each can be overridden.",
-        registry=_yaml_registry(),
         use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
     )
+    return validate(dataclasses.asdict(flags), f"{file} with the command line")
 
 
 def validate(raw: Mapping[str, Any], source: str) -> Config:
@@ -260,7 +260,7 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
     except ValidationError as error:
         lines = [f"  {_explain(schema, detail)}" for detail in error.errors()]
         raise UserError("\n".join([f"{source}:", *lines])) from error
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{source}: {error}; values must be plain YAML") from error
 
 
@@ -274,8 +274,9 @@ def _explain(schema: type[BaseModel], detail: Any) -> str:
     key = ".".join(location)
     if detail["type"] == "extra_forbidden":
         known = _keys(schema)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-        return f"{key}: unknown key; the nearest known one is {near[0]}"
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+        hint = f"; the nearest known one is {near[0]}" if near else ""
+        return f"{key}: unknown key{hint}"
     if detail["type"] == "missing":
         return f"{key}: missing"
     if detail["type"] == "value_error":
@@ -320,33 +321,39 @@ def _flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _yaml_registry() -> ConstructorRegistry:
-    """Has tyro read every value as YAML, so that an override is spelled as in the file."""
-    registry = ConstructorRegistry()
+def _flags(section: BaseModel) -> Any:
+    """A dataclass with a section's fields and values, for tyro to offer as flags.
 
-    @registry.primitive_rule
-    def _rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        if isinstance(info.type, type) and issubclass(info.type, BaseModel):
-            return None
+    tyro only splits the command line: values are read as YAML, so that an override is spelled as
+    in the file, and judged by `validate`, so that it is refused in the same words.
+    """
+    fields, values = [], {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            value = _flags(value)
+            annotation = type(value)
+        else:
+            is_text = field.annotation in (str, str | None)
+            annotation = Annotated[Any, _yaml_flag(is_text), tyro.conf.arg(help=field.description)]
+        fields.append((name, annotation, dataclasses.field(default=value)))
+        values[name] = value
+    return dataclasses.make_dataclass(type(section).__name__, fields, frozen=True)(**values)
 
-        def parse(arguments: list[str]) -> Any:
-            try:
-                value = parse_yaml(arguments[0])
-            except yaml.YAMLError as error:
-                raise ValueError(f"{arguments[0]!r} is not valid YAML") from error
-            if value is not None and info.type in (str, str | None):
-                value = arguments[0]  # a name such as 2026-11-23 stays a name
-            try:
-                return TypeAdapter(info.type).validate_json(json.dumps(value), strict=True)
-            except ValidationError as error:
-                raise ValueError(f"{error.errors()[0]['msg']}, not {arguments[0]!r}") from error
 
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="VALUE",
-            instance_from_str=parse,
-            is_instance=lambda _: True,
-            str_from_instance=lambda value: [json.dumps(value).strip('"')],
-        )
+def _yaml_flag(is_text: bool) -> PrimitiveConstructorSpec[Any]:
+    def parse(arguments: list[str]) -> Any:
+        try:
+            value = parse_yaml(arguments[0])
+        except yaml.YAMLError as error:
+            raise ValueError(f"{arguments[0]!r} is not valid YAML") from error
+        # A name such as 2026-11-23 stays a name.
+        return arguments[0] if is_text and value is not None else value
 
-    return registry
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="VALUE",
+        instance_from_str=parse,
+        is_instance=lambda _: True,
+        str_from_instance=lambda value: [json.dumps(value).strip('"')],
+    )

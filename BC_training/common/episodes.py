@@ -6,6 +6,7 @@ import json
 import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ class Episodes:
                 f"{path}: the root attribute 'keys' is missing or empty; it must list the names of "
                 f"the action columns. Attributes found: {', '.join(self.attributes) or 'none'}."
             )
+        twice = {name for name in self.actions if self.actions.count(name) > 1}
+        if twice:
+            raise UserError(f"{path}: 'keys' names {', '.join(sorted(twice))} more than once")
         self.state_names = self._names("attributes")
         names = sorted(
             (name for name in root.group_keys() if EPISODE.fullmatch(name)),
@@ -78,7 +82,7 @@ class Episodes:
             )
         self.episodes: list[Episode] = []
         self.skipped: list[Skipped] = []
-        self.frame_shape: tuple[int, int, int] = (0, 0, 0)
+        self.frame_shape, self._state_width = self._commonest(names)
         for name in names:
             try:
                 self.episodes.append(self._open(name))
@@ -186,6 +190,23 @@ class Episodes:
             )
         return tuple(value)
 
+    def _commonest(self, names: Sequence[str]) -> tuple[tuple[int, int, int], int]:
+        """The frame shape and state width that most episodes have."""
+        found: Counter[tuple[tuple[int, int, int], int]] = Counter()
+        for name in names:
+            try:
+                frames = self._store.root.get(f"{name}/frames")
+                state = self._store.root.get(f"{name}/state")
+            except Exception:  # its own turn to be opened will name what is wrong
+                continue
+            if isinstance(frames, zarr.Array) and frames.ndim == 4:
+                channels, height, width = (int(size) for size in frames.shape[1:])
+                columns = 0
+                if isinstance(state, zarr.Array) and state.ndim == 2:
+                    columns = int(state.shape[1])
+                found[(channels, height, width), columns] += 1
+        return found.most_common(1)[0][0] if found else ((3, 0, 0), 0)
+
     def _open(self, name: str) -> Episode:
         try:
             group = self._store.root[name]
@@ -223,16 +244,11 @@ class Episodes:
             if not np.issubdtype(state.dtype, np.floating):
                 raise _BrokenEpisodeError(f"state is {state.dtype}, not float32")
         shape = (int(frames.shape[1]), int(frames.shape[2]), int(frames.shape[3]))
-        if self.frame_shape == (0, 0, 0):
-            self.frame_shape = shape
         if shape != self.frame_shape:
-            raise _BrokenEpisodeError(f"frames are {shape}, those before it {self.frame_shape}")
+            raise _BrokenEpisodeError(f"frames are {shape}, most are {self.frame_shape}")
         width = 0 if state is None else int(state.shape[1])
-        if self.episodes and width != self._state_width:
-            raise _BrokenEpisodeError(
-                f"state has {width} columns, in the episodes before it {self._state_width}"
-            )
-        self._state_width = width
+        if width != self._state_width:
+            raise _BrokenEpisodeError(f"state has {width} columns, most have {self._state_width}")
         try:
             pressed = np.asarray(actions[:])
             values = None if state is None else np.asarray(state[:], np.float32)

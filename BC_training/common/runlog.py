@@ -1,6 +1,7 @@
 """What a run leaves to read: metrics.jsonl always, Weights & Biases when asked for."""
 
 import json
+import netrc
 import os
 import warnings
 from collections.abc import Mapping
@@ -45,10 +46,11 @@ def _open(path: Path, resume_from: int | None) -> TextIO:
     if resume_from is not None and path.exists():
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= resume_from:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
+                step = json.loads(line)["step"]
+            except (json.JSONDecodeError, KeyError, TypeError):
                 continue  # the line that a killed run was writing
+            if step <= resume_from:
+                kept.append(line + "\n")
     rewritten = path.with_suffix(".tmp")
     rewritten.write_text("".join(kept))
     rewritten.replace(path)
@@ -69,7 +71,7 @@ def _start_wandb(folder: Path, config: Config) -> Any:
         "settings": settings,
     }
     if os.environ.get("WANDB_MODE", "online") == "online":
-        if wandb.api.api_key:
+        if _has_key():
             try:
                 return wandb.init(**arguments)
             except wandb.Error as error:
@@ -79,3 +81,13 @@ def _start_wandb(folder: Path, config: Config) -> Any:
         warnings.warn(f"Weights & Biases is offline for this run: {reason}", stacklevel=2)
         arguments["mode"] = "offline"
     return wandb.init(**arguments)
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key: in the environment, or where `wandb login` leaves it."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

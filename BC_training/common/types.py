@@ -21,7 +21,11 @@ class Section(BaseModel):
     """A section of the configuration: frozen, unknown keys refused, no silent coercion."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 

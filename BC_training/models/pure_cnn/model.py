@@ -2,7 +2,7 @@
 
 from flax import nnx
 from jaxtyping import Array, Bool, Float
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from BC_training.common.layers import MLP, ConvEncoder
 from BC_training.common.model import Model
@@ -10,11 +10,11 @@ from BC_training.common.types import DataSpec, ModelConfig, Observation
 
 
 class Config(ModelConfig):
-    conv_features: tuple[int, ...] = Field(default=(32, 64, 128, 256), min_length=1)
+    conv_features: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1)
     """Channels of each conv block; each halves height and width."""
     conv_depth: int = Field(default=2, ge=0)
     """Residual 3x3 convolutions in each block, after the one that downsamples."""
-    dense_features: tuple[int, ...] = (512, 256)
+    dense_features: tuple[PositiveInt, ...] = (512, 256)
     """Widths of the dense layers."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
     """Dropout after each dense layer."""
