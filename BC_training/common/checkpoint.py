@@ -113,21 +113,32 @@ class Checkpoints:
         )
 
     def save(self, state: TrainState, bundle: Bundle) -> None:
-        """Writes a checkpoint, atomically, and drops those that need not be kept."""
+        """Writes a checkpoint, atomically, and drops those that need not be kept.
+
+        Raises:
+            UserError: it can't be written; earlier ones are unharmed.
+        """
         if bundle.step in self._manager.all_steps():
             return
         optimizer = {"opt_state": state.opt_state, "bad_step": state.bad_step}
-        self._manager.save(
-            bundle.step,
-            args=ocp.args.Composite(
-                bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
-                model=ocp.args.StandardSave(flatten({"params": state.params, "rest": state.rest})),
-                optimizer=ocp.args.StandardSave(flatten(optimizer)),
-            ),
-            metrics=None
-            if bundle.metrics is None
-            else {"score": _score(bundle.metrics, self._metric)},
-        )
+        metrics = bundle.metrics
+        try:
+            self._manager.save(
+                bundle.step,
+                args=ocp.args.Composite(
+                    bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
+                    model=ocp.args.StandardSave(
+                        flatten({"params": state.params, "rest": state.rest})
+                    ),
+                    optimizer=ocp.args.StandardSave(flatten(optimizer)),
+                ),
+                metrics=None if metrics is None else {"score": _score(metrics, self._metric)},
+            )
+        except Exception as error:  # Orbax raises many kinds; all mean the same to a person
+            raise UserError(
+                f"{self.folder}: the checkpoint of step {bundle.step} can't be written: {error}. "
+                f"The newest one is that of step {self.latest()}; --resume goes on from there."
+            ) from error
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """A state to go on from, with the structure and shapes of `like`."""
