@@ -73,7 +73,7 @@ def test_animation_ids_are_listed_as_a_vocabulary(made):
 def test_a_missing_dataset_is_one_message(tmp_path):
     done = run(analyze_dataset.main, "--dataset", tmp_path / "nowhere")
     assert done.status == 1
-    assert done.err.endswith("nowhere: no such dataset\n")
+    assert "nowhere: no such dataset. Set dataset.path, or record" in done.err
 
 
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of human play is not here")

@@ -376,7 +376,8 @@ def test_the_expert_holds_keys_like_a_hand():
         column = np.concatenate([[0], pressed[:, ACTIONS.index(name)], [0]]).astype(int)
         starts, ends = np.flatnonzero(np.diff(column) == 1), np.flatnonzero(np.diff(column) == -1)
         assert len(starts) > 0
-        assert (ends - starts)[:-1].min() >= 2
+        over = ends < len(pressed)  # the fight's end may cut a press short
+        assert (ends - starts)[over].min() >= 2
     frequency = dict(zip(ACTIONS, pressed.mean(axis=0), strict=True))
     assert 0.03 < frequency["dodge_roll/dash"] < 0.12
     assert 0.02 < frequency["attack"] < 0.12
