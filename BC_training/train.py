@@ -216,9 +216,10 @@ class Trainer:
             if done % every and done < end and not signals.received:
                 continue
             # Reading figures back waits for the device, so it happens only here.
-            means = _means(pending)
+            read = jax.device_get(pending)
             self._refuse_bad_loss()
-            epoch_losses += [float(figure["train/loss"]) for figure in pending]
+            epoch_losses += [float(figures["train/loss"]) for figures in read]
+            means = {name: float(np.mean([figures[name] for figures in read])) for name in read[0]}
             log.write(done, {**means, "train/lr": self._lr(step)})
             pending = []
             if signals.received and done < end:
@@ -411,11 +412,6 @@ def _row(
     return ROW.format(
         *cells, "" if costs is None else f"{costs['frames_per_second']:,.0f}"
     ).rstrip()
-
-
-def _means(pending: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-    host = jax.device_get(list(pending))
-    return {name: float(np.mean([figures[name] for figures in host])) for name in host[0]}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from boss_arena import moves
 from boss_arena.attributes import NPC_Y_OFFSET
-from boss_arena.fight import wrap
+from boss_arena.fight import OUT_OF_SIGHT, wrap
 from boss_arena.moves import MOVES, Move
 
 BY_ANIMATION = {move.animation: move for move in MOVES.values()}
@@ -23,9 +23,6 @@ HOLD_TICKS = (2, 4)
 
 ROLL_LEAD = 3
 """Ticks before a blow at which the roll is tapped."""
-
-OUT_OF_SIGHT = 1.5
-"""Height above the hero, in metres, at which the boss leaves the picture and the lock is lost."""
 
 ROLLS = (moves.HERO_ROLL, moves.HERO_TIRED_ROLL, moves.HERO_BACKSTEP)
 
@@ -40,7 +37,6 @@ DAGGER_TICKS = 0.85
 
 LEAST_STAMINA = 34.0
 """An attack must leave enough for a roll."""
-
 
 AIM_DRIFT, AIM_NOISE = 0.9, 0.04
 """The eye's error in direction (radians) drifts: what is kept of it each tick, and what is new."""
@@ -106,16 +102,16 @@ class Expert:
         now = _see(observation, late, self._aim)
         self._track(late)
         self._rest = max(self._rest - 1, 0)
-        hero = int(observation["HeroAnimId"])
+        hero, stamina = int(observation["HeroAnimId"]), float(observation["HeroSp"])
         move = BY_ANIMATION.get(late.animation)
         keys = {"left": False, "right": False, "back": False, "forward": False}
-        rolling = self._evade(move, now, hero, float(observation["HeroSp"]))
+        rolling = self._evade(move, now, hero, stamina)
         if rolling:
             keys["left" if self._roll_side > 0 else "right"] = True
             keys["forward"] = True
         else:
-            self._walk(keys, now, move, float(observation["HeroSp"]))
-            self._strike(hero, move, now, float(observation["HeroSp"]))
+            self._walk(keys, now, move, stamina)
+            self._strike(hero, move, now, stamina)
         self._lock(late, now, hero)
         pressed = {name: left > 0 for name, left in self._held.items()}
         self._held = {name: max(left - 1, 0) for name, left in self._held.items()}
@@ -147,10 +143,9 @@ class Expert:
         due = self._due(move, now)
         if self._held["dodge"]:
             return True
-        if self._answered and hero not in ROLLS:
-            self._answered = (
-                False  # the press came while the hero could not roll, or the roll is over
-            )
+        if hero not in ROLLS:
+            # The press came while the hero could not roll, or the roll is over.
+            self._answered = False
         if due is None or self._answered or stamina <= 1 or due > ROLL_LEAD + self._slip:
             return False
         self._tap("dodge")
@@ -164,13 +159,11 @@ class Expert:
             self._dagger = move.windup - self._elapsed + now.distance * DAGGER_TICKS
         if self._dagger > -1:
             return self._dagger
-        if move is None:
-            return None
-        if not move.reach:
+        if move is None or not move.reach:
             return None
         reach = move.reach + max(move.lunge, 0.0) + 0.5
         if move.flight:
-            reach = 99.0 if not move.ring else move.ring + 6
+            reach = move.ring + 6
         elif move.ring:
             reach = max(reach, move.ring + 3)
         in_arc = abs(now.boss_facing) < move.half_arc + 0.5

@@ -33,6 +33,8 @@ STAMINA_PER_TICK, STAMINA_PAUSE = 45.0 * DT, 8
 SWORD_REACH, SWORD_HALF_ARC = 2.9, math.radians(60)
 STAGGER_TICKS, STAGGER_SAFE = 14, 9
 LOCK_RANGE = 22.0
+OUT_OF_SIGHT = 1.5
+"""Height above the ground at which the boss leaves the picture, and the lock is lost."""
 BODY_GAP = 1.3
 """Fighters don't come closer than this."""
 DAGGER_SPEED, DAGGER_SIZE = 17.0, 0.6
@@ -204,8 +206,7 @@ class Fight:
     def _camera(self, buttons: Buttons) -> None:
         if buttons.lock_on and not self._before.lock_on:
             self.locked = not self.locked and self.distance() < LOCK_RANGE
-        # A leaping boss goes out of the picture, and the lock with it.
-        if self.boss.z > 1.5 or self.distance() >= LOCK_RANGE:
+        if self.boss.z > OUT_OF_SIGHT or self.distance() >= LOCK_RANGE:
             self.locked = False
         if self.locked:
             self.camera_yaw = _turn(self.camera_yaw, self.bearing(), 6.0 * DT)
@@ -425,8 +426,8 @@ class Fight:
         if strike == 0 and move.dagger:
             self.daggers.append(Dagger(boss.x, boss.y, wrap(self.bearing() + math.pi), 26))
         if strike == 0 and move.ring:
-            reach = self._point(move)
-            self.rings.append(Ring(*reach, 1.0, move.ring, 0.5 * move.damage))
+            centre = self._point(move)
+            self.rings.append(Ring(*centre, 1.0, move.ring, 0.5 * move.damage))
         if swings and not boss.hit and move.reach and self._boss_hits(move):
             boss.hit = True
             if not self.hero.safe:

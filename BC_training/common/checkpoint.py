@@ -6,7 +6,7 @@ A run's folder holds one folder per checkpoint, named by its step, with `bundle`
 
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,17 +120,13 @@ class Checkpoints:
         """
         if bundle.step in self._manager.all_steps():
             return
-        optimizer = {"opt_state": state.opt_state, "bad_step": state.bad_step}
-        metrics = bundle.metrics
+        parts, metrics = _parts(state), bundle.metrics
         try:
             self._manager.save(
                 bundle.step,
                 args=ocp.args.Composite(
                     bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
-                    model=ocp.args.StandardSave(
-                        flatten({"params": state.params, "rest": state.rest})
-                    ),
-                    optimizer=ocp.args.StandardSave(flatten(optimizer)),
+                    **{name: ocp.args.StandardSave(flatten(part)) for name, part in parts.items()},
                 ),
                 metrics=None if metrics is None else {"score": _score(metrics, self._metric)},
             )
@@ -143,11 +139,10 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """A state to go on from, with the structure and shapes of `like`."""
         source = self.folder / str(step)
-        model = {"params": like.params, "rest": like.rest}
-        model = unflatten(model, _read_arrays(source / "model"), str(source))
-        optimizer = {"opt_state": like.opt_state, "bad_step": like.bad_step}
-        optimizer = unflatten(optimizer, _read_arrays(source / "optimizer"), str(source))
-        return like._replace(step=jnp.int32(step), **model, **optimizer)
+        fields = {}
+        for name, part in _parts(like).items():
+            fields |= unflatten(part, _read_arrays(source / name), str(source))
+        return like._replace(step=jnp.int32(step), **fields)
 
     def latest(self) -> int | None:
         """The newest checkpoint's step, or None where there is none."""
@@ -157,8 +152,7 @@ class Checkpoints:
         """Whether a bundle's metrics beat those of every checkpoint so far."""
         if bundle.metrics is None:
             return False
-        kept = [read_bundle(folder).metrics for folder in _folders(self.folder)]
-        scores = [_score(metrics, self._metric) for metrics in kept if metrics is not None]
+        scores = _scores(_folders(self.folder), self._metric).values()
         return not scores or _score(bundle.metrics, self._metric) > max(scores)
 
     def close(self) -> None:
@@ -181,11 +175,7 @@ def locate(path: str | Path) -> Path:
             "one of the folders in it that are named by step"
         )
     metric = read_bundle(found[-1]).resolved_config().evaluation.best_metric
-    scores = {
-        folder: _score(metrics, metric)
-        for folder in found
-        if (metrics := read_bundle(folder).metrics) is not None
-    }
+    scores = _scores(found, metric)
     return max(found, key=lambda folder: (scores.get(folder, -np.inf), int(folder.name)))
 
 
@@ -272,6 +262,23 @@ def _score(metrics: Mapping[str, Any], metric: str) -> float:
     if value is None:
         return -np.inf
     return -float(value) if metric == "loss" else float(value)
+
+
+def _scores(folders: Sequence[Path], metric: str) -> dict[Path, float]:
+    """Scores of those checkpoints that were evaluated."""
+    return {
+        folder: _score(metrics, metric)
+        for folder in folders
+        if (metrics := read_bundle(folder).metrics) is not None
+    }
+
+
+def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
+    """The fields of a state by the item of a checkpoint that holds them."""
+    return {
+        "model": {"params": state.params, "rest": state.rest},
+        "optimizer": {"opt_state": state.opt_state, "bad_step": state.bad_step},
+    }
 
 
 def _read_arrays(folder: Path) -> dict[str, Any]:

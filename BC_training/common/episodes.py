@@ -7,9 +7,9 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorstore as ts
@@ -82,10 +82,11 @@ class Episodes:
             )
         self.episodes: list[Episode] = []
         self.skipped: list[Skipped] = []
-        self.frame_shape, self._state_width = self._commonest(names)
-        for name in names:
+        opened = {name: self._open(name) for name in names}
+        self.frame_shape, self._state_width = _commonest(opened.values())
+        for name, group in opened.items():
             try:
-                self.episodes.append(self._open(name))
+                self.episodes.append(self._read(name, group))
             except _BrokenEpisodeError as error:
                 self.skipped.append(Skipped(name, str(error)))
         self._refuse(validate)
@@ -190,30 +191,18 @@ class Episodes:
             )
         return tuple(value)
 
-    def _commonest(self, names: Sequence[str]) -> tuple[tuple[int, int, int], int]:
-        """The frame shape and state width that most episodes have."""
-        found: Counter[tuple[tuple[int, int, int], int]] = Counter()
-        for name in names:
-            try:
-                frames = self._store.root.get(f"{name}/frames")
-                state = self._store.root.get(f"{name}/state")
-            except Exception:  # its own turn to be opened will name what is wrong
-                continue
-            if isinstance(frames, zarr.Array) and frames.ndim == 4:
-                channels, height, width = (int(size) for size in frames.shape[1:])
-                columns = 0
-                if isinstance(state, zarr.Array) and state.ndim == 2:
-                    columns = int(state.shape[1])
-                found[(channels, height, width), columns] += 1
-        return found.most_common(1)[0][0] if found else ((3, 0, 0), 0)
-
-    def _open(self, name: str) -> Episode:
+    def _open(self, name: str) -> "_Opened | _BrokenEpisodeError":
         try:
             group = self._store.root[name]
             assert isinstance(group, zarr.Group)
-            arrays = dict(group.arrays())
+            return _Opened(dict(group.arrays()), dict(group.attrs))
         except Exception as error:  # zarr raises whatever its parsers do
-            raise _BrokenEpisodeError(f"its metadata can't be read: {error}") from error
+            return _BrokenEpisodeError(f"its metadata can't be read: {error}")
+
+    def _read(self, name: str, opened: "_Opened | _BrokenEpisodeError") -> Episode:
+        if isinstance(opened, _BrokenEpisodeError):
+            raise opened
+        arrays = opened.arrays
         for needed in ("frames", "actions"):
             if needed not in arrays:
                 raise _BrokenEpisodeError(f"it has no array {needed!r}")
@@ -254,7 +243,7 @@ class Episodes:
             values = None if state is None else np.asarray(state[:], np.float32)
         except Exception as error:  # any codec may fail in its own way
             raise _BrokenEpisodeError(f"actions or state can't be read: {error}") from error
-        return Episode(name, pressed, values, dict(group.attrs))
+        return Episode(name, pressed, values, opened.attributes)
 
     def _refuse(self, validate: bool) -> None:
         listed = "\n".join(f"  {skipped.name}: {skipped.reason}" for skipped in self.skipped)
@@ -269,6 +258,29 @@ class Episodes:
 
 class _BrokenEpisodeError(Exception):
     """Why an episode can't be used."""
+
+
+class _Opened(NamedTuple):
+    """An episode's metadata."""
+
+    arrays: dict[str, zarr.Array]
+    attributes: dict[str, Any]
+
+
+def _commonest(
+    episodes: Iterable[_Opened | _BrokenEpisodeError],
+) -> tuple[tuple[int, int, int], int]:
+    """The frame shape and state width that most episodes have."""
+    found: Counter[tuple[tuple[int, int, int], int]] = Counter()
+    for episode in episodes:
+        if isinstance(episode, _BrokenEpisodeError):
+            continue
+        frames, state = episode.arrays.get("frames"), episode.arrays.get("state")
+        if frames is not None and frames.ndim == 4:
+            channels, height, width = (int(size) for size in frames.shape[1:])
+            columns = int(state.shape[1]) if state is not None and state.ndim == 2 else 0
+            found[(channels, height, width), columns] += 1
+    return found.most_common(1)[0][0] if found else ((3, 0, 0), 0)
 
 
 class _Store:

@@ -73,7 +73,8 @@ class Policy:
         Raises:
             UserError: the observation breaks the bundle's contract.
         """
-        return self.probabilities(observation) >= self._thresholds
+        self.probabilities(observation)
+        return self._pressed
 
     def probabilities(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "A"]:
         """Probability of each button now; what `act` decides from. Advances the fight by a tick."""
