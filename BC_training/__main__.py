@@ -27,7 +27,7 @@ def main() -> int:
 def _require_environment(config: Config) -> None:
     """Finds out before hours of training whether the fights after it can be had."""
     name, settings = config.environment.id, config.dataset
-    recording = settings.record_episodes and not config.dataset_path().exists()
+    recording = settings.record_episodes and _dataset_to_record(config) is not None
     if name is None:
         if config.evaluation.rollout_episodes or recording:
             raise UserError("environment.id: missing; fights and recordings need an environment")
@@ -38,9 +38,15 @@ def _require_environment(config: Config) -> None:
         raise UserError(f"environment.id: can't make {name}: {error}") from error
 
 
+def _dataset_to_record(config: Config) -> Path | None:
+    """Where a dataset is missing that could be recorded."""
+    location = config.dataset_location()
+    return location if isinstance(location, Path) and not location.exists() else None
+
+
 def _record_if_missing(config: Config) -> None:
-    settings, path = config.dataset, config.dataset_path()
-    if path.exists() or not settings.record_episodes or config.environment.id is None:
+    settings, path = config.dataset, _dataset_to_record(config)
+    if path is None or not settings.record_episodes or config.environment.id is None:
         return
     # Recorded under another name, so that an interrupted recording is not taken for a dataset.
     unfinished = path.with_name(f"{path.name}.recording")

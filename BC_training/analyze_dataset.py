@@ -44,7 +44,7 @@ def summarize(episodes: Episodes) -> dict[str, Any]:
         "co_pressed": _co_pressed(episodes.actions, actions),
         "state": _state(episodes),
         "invalid": [
-            {"episode": skipped.name, "reason": skipped.reason} for skipped in episodes.skipped
+            {"episode": problem.episode, "reason": problem.what} for problem in episodes.skipped
         ],
     }
 

@@ -39,13 +39,14 @@ def make_eval_step(
     preprocess: Preprocess,
     class_weights: ClassWeights,
     label_smoothing: float,
-) -> Callable[[Any, Any, Batch], tuple[Array, Array, Array]]:
-    """A jitted function of (params, rest, batch): summed loss, its weight, probabilities [B, A]."""
+) -> Callable[[Any, Any, Batch, Any], tuple[Array, Array, Array]]:
+    """A jitted function of (params, rest, batch, resident frames): summed loss, its weight,
+    probabilities [B, A]."""
 
     @jax.jit
-    def step(params: Any, rest: Any, batch: Batch) -> tuple[Array, Array, Array]:
+    def step(params: Any, rest: Any, batch: Batch, resident: Any) -> tuple[Array, Array, Array]:
         model = nnx.merge(graph, params, rest, copy=True)
-        batch = batch._replace(observation=preprocess(batch.observation))
+        batch = batch._replace(observation=preprocess(batch.observation, resident))
         loss, logits = model.loss(batch, class_weights, label_smoothing, None)
         weight = (batch.valid * batch.weight[:, None]).sum()
         return loss * weight, weight, jax.nn.sigmoid(logits[:, 0])
@@ -54,7 +55,7 @@ def make_eval_step(
 
 
 def predict(
-    step: Callable[[Any, Any, Batch], tuple[Array, Array, Array]],
+    step: Callable[[Any, Any, Batch, Any], tuple[Array, Array, Array]],
     params: Any,
     rest: Any,
     dataset: Dataset,
@@ -65,7 +66,8 @@ def predict(
     total = -(-len(dataset) // size)
     batches = dataset.eval_batches(batch_size=size, threads=config.system.num_workers)
     outputs = [
-        step(params, rest, batch) for batch in console.progress(batches, "Evaluating", total)
+        step(params, rest, batch, dataset.resident)
+        for batch in console.progress(batches, "Evaluating", total)
     ]
     loss, weight, probabilities = zip(*jax.device_get(outputs), strict=True)
     return Predictions(

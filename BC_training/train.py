@@ -5,6 +5,8 @@ uv run python train.py --config configs/pure_cnn.yaml
 """
 
 import argparse
+import functools
+import itertools
 import signal
 import sys
 import time
@@ -32,7 +34,7 @@ from BC_training.common.dataset import Data, Dataset, open_data
 from BC_training.common.losses import ClassWeights
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.runlog import RunLog
-from BC_training.common.types import Batch, UserError
+from BC_training.common.types import Batch, UnreadableError, UserError
 
 FIT_FRAMES = 512
 """Training frames that the normalisation is fitted on, evenly spaced."""
@@ -49,6 +51,8 @@ FREE_ON_RESUME = (
     "system.num_workers",
     "dataset.path",
     "dataset.cache_dir",
+    "dataset.residency",
+    "dataset.stream_memory_gib",
     "dataset.record",
 )
 """Beginnings of the keys that a resumed run may change. Of these only num_epochs decides what is
@@ -70,12 +74,16 @@ def make_train_step(
     fitted: Preprocess,
     class_weights: ClassWeights,
     config: Config,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
-    """The jitted step: (state, batch) to (state, figures of this batch)."""
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step: (state, stacked batches, resident frames) to (state, stacked figures).
+
+    Does one step for each batch; the resident frames are those of the dataset, or None where the
+    batches hold their frames themselves.
+    """
     seed = config.system.seed
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        batch = batch._replace(observation=fitted(batch.observation))
+    def step(resident: Any, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        batch = batch._replace(observation=fitted(batch.observation, resident))
         key = jax.random.fold_in(jax.random.key(seed), state.step)
 
         def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
@@ -108,7 +116,17 @@ def make_train_step(
         )
         return following, figures
 
-    return jax.jit(step, donate_argnums=0)
+    def dispatch(
+        state: TrainState, batches: Batch, resident: Any
+    ) -> tuple[TrainState, dict[str, Array]]:
+        one = functools.partial(step, resident)
+        if len(batches.weight) > 1:
+            return jax.lax.scan(one, state, batches)
+        # Without the loop, in which XLA compiles convolutions for the CPU several times slower.
+        state, figures = one(state, jax.tree.map(lambda x: x[0], batches))
+        return state, jax.tree.map(lambda x: x[None], figures)
+
+    return jax.jit(dispatch, donate_argnums=0)
 
 
 class Trainer:
@@ -159,12 +177,16 @@ class Trainer:
         training, every = self.config.training, self.config.evaluation.eval_every_n_epochs
         first = int(self.state.step)
         log = RunLog(self.run.folder, self.config, resume_from=self.resumed_from)
-        batches = self.train_set.train_batches(
-            seed=self.config.system.seed,
-            batch_size=training.batch_size,
-            start=first,
-            stop=training.num_epochs * self.steps_per_epoch,
-            threads=self.config.system.num_workers,
+        steps = self._dispatches(first, training.num_epochs * self.steps_per_epoch)
+        batches = zip(
+            steps,
+            self.train_set.train_batches(
+                batch_size=training.batch_size,
+                starts=[step.start for step in steps],
+                steps=[len(step) for step in steps],
+                threads=self.config.system.num_workers,
+            ),
+            strict=True,
         )
         print(ROW.format(*COLUMNS, "frames/s"), flush=True)
         if len(self.val_set):
@@ -190,37 +212,55 @@ class Trainer:
                     )
                     if signals.received:
                         self._stop(bundle)
+        except UnreadableError as error:
+            raise self._kept(error) from error
         finally:
             log.close()
 
+    def _dispatches(self, first: int, stop: int) -> list[range]:
+        """The steps from `first` to `stop` as they are handed to the device.
+
+        None reaches over the end of an epoch, and all but the first begin where they would in a run
+        that was never interrupted.
+        """
+        size, epoch = self.config.training.steps_per_dispatch, self.steps_per_epoch
+        starts = [begin + at for begin in range(0, stop, epoch) for at in range(0, epoch, size)]
+        starts = [first, *(start for start in starts if start > first)]
+        return [range(a, b) for a, b in itertools.pairwise([*starts, stop]) if a < b]
+
     def _epoch(
-        self, epoch: int, batches: Iterator[Batch], log: RunLog, signals: "_Interruptible"
+        self,
+        epoch: int,
+        batches: Iterator[tuple[range, Batch]],
+        log: RunLog,
+        signals: "_Interruptible",
     ) -> dict[str, float]:
         """Runs what is left of an epoch; means over its steps, and what they cost."""
         every = self.config.logging.log_every_n_steps
         first, end = int(self.state.step), (epoch + 1) * self.steps_per_epoch
-        done_before = first - epoch * self.steps_per_epoch
-        steps = console.progress(
-            range(first, end), f"Epoch {epoch + 1}", self.steps_per_epoch, done_before
-        )
+        size = self.config.training.steps_per_dispatch
+        total = -(-self.steps_per_epoch // size)
+        left = -(-(end - first) // size)
+        dispatches = console.progress(range(left), f"Epoch {epoch + 1}", total, total - left)
         pending: list[dict[str, Array]] = []
         epoch_losses: list[float] = []
         started, waited = time.monotonic(), 0.0
-        for step in steps:
+        for _ in dispatches:
             asked = time.monotonic()
-            batch = next(batches)
+            steps, batch = next(batches)
             waited += time.monotonic() - asked
-            self.state, figures = self.train_step(self.state, batch)
+            self.state, figures = self.train_step(self.state, batch, self.train_set.resident)
             pending.append(figures)
-            done = step + 1
-            if done % every and done < end and not signals.received:
+            done = steps.stop
+            if steps.start // every == done // every and done < end and not signals.received:
                 continue
             # Reading figures back waits for the device, so it happens only here.
             read = jax.device_get(pending)
             self._refuse_bad_loss()
-            epoch_losses += [float(figures["train/loss"]) for figures in read]
-            means = {name: float(np.mean([figures[name] for figures in read])) for name in read[0]}
-            log.write(done, {**means, "train/lr": self._lr(step)})
+            rows = {name: np.concatenate([figures[name] for figures in read]) for name in read[0]}
+            epoch_losses += rows["train/loss"].tolist()
+            means = {name: float(row.mean()) for name, row in rows.items()}
+            log.write(done, {**means, "train/lr": self._lr(done - 1)})
             pending = []
             if signals.received and done < end:
                 self._stop(self._bundle(epoch, None))
@@ -233,6 +273,18 @@ class Trainer:
             "lr": self._lr(end - 1),
             "frames_per_second": frames / seconds,
         }
+
+    def _kept(self, error: UnreadableError) -> UserError:
+        """What to say of an unreadable frame, once what was learned is in a checkpoint."""
+        self._refuse_bad_loss()
+        step = int(self.state.step)
+        if step == 0:
+            return error
+        self.run.save(self.state, self._bundle(step // self.steps_per_epoch, None))
+        return UserError(
+            f"{error}\nStopped after step {step}, which is in a checkpoint: --resume goes on from "
+            "there once the data is mended."
+        )
 
     def _stop(self, bundle: Bundle) -> NoReturn:
         self.run.save(self.state, bundle)
@@ -370,6 +422,7 @@ def _print_summary(trainer: Trainer) -> None:
         "model": f"{config.model.name}, {parameters:,} parameters, on {device}",
         "dataset": f"{data.episodes.path}, {len(data.episodes)} episodes, "
         f"{frame.height}x{frame.width}, {frame.fps or '?'} ticks/s, {frame.color_order}",
+        "frames": f"{data.opened.residency} ({data.opened.reason})",
         "split": ", ".join(f"{name} {count}" for name, count in ticks.items()) + " ticks",
         "actions": ", ".join(data.spec.actions),
         "training": f"{training.num_epochs} epochs of {trainer.steps_per_epoch} steps, "
@@ -392,8 +445,8 @@ def _print_summary(trainer: Trainer) -> None:
         table.add_row(name, value)
     out = console.make_console()
     out.print(table)
-    for skipped in data.episodes.skipped:
-        out.print(f"skipped {skipped.name}: {skipped.reason}")
+    for problem in data.episodes.skipped:
+        out.print(f"skipped {problem}")
 
 
 def _row(

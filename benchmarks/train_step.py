@@ -107,7 +107,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
 
     def whole():
         nonlocal state
-        state, figures = step(state, batch)
+        state, figures = step(state, jax.tree.map(lambda x: x[None], batch), None)
         return figures
 
     total = median_ms(whole, steps)

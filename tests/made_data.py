@@ -29,6 +29,8 @@ def make_dataset(
     zarr_format: Any = 2,
     names: tuple[str, ...] | None = None,
     attributes: dict[str, Any] | None = None,
+    chunk: int = 1,
+    shard: int | None = None,
 ) -> Made:
     """Writes episodes in which a bright left half means left, a bright right half means right, and
     a bright bottom means hit."""
@@ -46,12 +48,14 @@ def make_dataset(
         values = rng.normal(size=(length, 2)).astype(np.float32) * (100, 1) + (500, 0)
         group = root.create_group(names[number] if names else f"episode_{number}")
         for name, array in (("frames", images), ("actions", pressed), ("state", values)):
-            chunk = (1, *array.shape[1:]) if name == "frames" else array.shape
+            is_frames = name == "frames"
             group.create_array(
                 name,
                 shape=array.shape,
                 dtype="float32" if name == "state" else array.dtype,
-                chunks=chunk,
+                chunks=(chunk, *array.shape[1:]) if is_frames else array.shape,
+                shards=(shard, *array.shape[1:]) if is_frames and shard else None,
+                config={"write_empty_chunks": True},
             )[:] = array
         frames.append(images)
         actions.append(pressed)

@@ -55,8 +55,10 @@ def test_the_command_names_invalid_episodes_and_writes_json(made, tmp_path):
     assert done.status == 0, done.err
     assert "episode_3: 20 frames but 7 actions" in done.out
     summary = json.loads(file.read_text())
-    assert summary["invalid"] == [{"episode": "episode_3", "reason": "20 frames but 7 actions"}]
-    assert summary["state"]["hp"]["not_finite"] == 1
+    assert summary["invalid"] == [
+        {"episode": "episode_0", "reason": "its state hp is nan"},
+        {"episode": "episode_3", "reason": "20 frames but 7 actions"},
+    ]
 
 
 def test_animation_ids_are_listed_as_a_vocabulary(made):

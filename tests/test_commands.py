@@ -172,8 +172,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(made
     def exploding(*arguments):
         step = make(*arguments)
 
-        def explode(state, batch):
-            state, figures = step(state, batch)
+        def explode(state, batches, resident):
+            state, figures = step(state, batches, resident)
             return state._replace(bad_step=np.int32(state.step - 1)), figures
 
         return explode
@@ -241,7 +241,7 @@ def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
     ("arguments", "message"),
     [
         (("--dataset.path", "nowhere.zarr"), "nowhere.zarr: no such dataset"),
-        (("--dataset.path", "README.md"), "README.md: not a zarr dataset"),
+        (("--dataset.path", "README.md"), "README.md: neither a folder nor a whole .zip"),
         (("--training.batch_size", "100000"), "larger than the training split"),
         (("--dataset.train_ratio", "0.0"), "no episode is left to train on"),
         (("--training.checkpoint_dir", "README.md/run"), "README.md"),

@@ -149,9 +149,9 @@ def test_names_stay_names_and_retired_flags_warn(write):
 def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = configs.load(write(MINIMAL), ["--dataset.path", "tests"])
-    assert config.dataset_path() == PACKAGE.parent / "tests"
+    assert config.dataset_location() == PACKAGE.parent / "tests"
     (tmp_path / "tests").mkdir()
-    assert config.dataset_path() == Path("tests")
+    assert config.dataset_location() == Path("tests")
 
 
 def test_a_missing_file_lists_the_shipped_ones():

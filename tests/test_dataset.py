@@ -1,36 +1,64 @@
-"""Batches against a slow, obvious implementation; the cache."""
+"""Batches against a slow, obvious implementation, on every residency."""
 
 import numpy as np
 import pytest
 
-from BC_training.common.dataset import CachedFrames, Dataset
+from BC_training.common import residency
+from BC_training.common.config import DatasetConfig
+from BC_training.common.dataset import Dataset
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import UserError, WindowSpec
+from BC_training.common.types import WindowSpec
+from tests.made_data import make_dataset
 
 WINDOW = WindowSpec(ticks=3, stride=2, chunk=4, state=True, past_actions=True)
+RESIDENCIES = ("cache", "stream", "device")
 
 
-def open_split(made, tmp_path, numbers=(3, 0, 4), window=WINDOW):
+def open_split(
+    made, tmp_path, numbers=(3, 0, 4), window=WINDOW, kind="cache", seed=7, shuffle_buffer=32
+):
     episodes = Episodes(made.path)
-    return Dataset(episodes, numbers, window, CachedFrames(episodes, tmp_path / "cache"))
+    settings = DatasetConfig(
+        path=str(made.path), residency=kind, cache_dir=str(tmp_path / "cache"),
+        shuffle_buffer=shuffle_buffer,
+    )  # fmt: skip
+    opened = residency.open_frames(episodes, settings, threads=2, in_flight=0)
+    return Dataset(
+        episodes, numbers, window, opened.frames, seed=seed, shuffle_buffer=shuffle_buffer
+    )
 
 
-def test_every_sample_equals_the_slow_reading(made, tmp_path):
+def frames_of(dataset, batch):
+    """The frames of a batch, wherever they are."""
+    frames = batch.observation.frames
+    return frames if dataset.resident is None else np.asarray(dataset.resident)[frames]
+
+
+def train_batches(dataset, first, stop, per_dispatch=1, threads=2):
+    starts = list(range(first, stop, per_dispatch))
+    steps = [min(per_dispatch, stop - start) for start in starts]
+    found = dataset.train_batches(batch_size=8, starts=starts, steps=steps, threads=threads)
+    return list(found)
+
+
+@pytest.mark.parametrize("kind", RESIDENCIES)
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_every_sample_equals_the_slow_reading(tmp_path, kind, chunk):
+    made = make_dataset(tmp_path / "made.zarr", chunk=chunk)
     numbers = (3, 0, 4)
-    dataset = open_split(made, tmp_path, numbers)
+    dataset = open_split(made, tmp_path, numbers, kind=kind)
     sample = 0
     for number in numbers:
         actions, length = made.actions[number], len(made.actions[number])
         for now in range(length):
             batch = dataset.batch(np.array([sample]))
+            frames = frames_of(dataset, batch)
             assert np.array_equal(batch.previous[0], actions[now - 1] if now else [False] * 3)
             for t, back in enumerate((4, 2, 0)):
                 tick = max(now - back, 0)
                 seen = batch.observation
                 assert seen.valid[0, t] == (now >= back)
-                assert np.array_equal(
-                    seen.frames[0, t], np.moveaxis(made.frames[number][tick], 0, -1)
-                )
+                assert np.array_equal(frames[0, t], np.moveaxis(made.frames[number][tick], 0, -1))
                 assert np.array_equal(seen.state[0, t], made.state[number][tick])
                 before = actions[tick - 1] if tick else np.zeros(3, bool)
                 assert np.array_equal(seen.past_actions[0, t], before)
@@ -42,18 +70,43 @@ def test_every_sample_equals_the_slow_reading(made, tmp_path):
     assert sample == len(dataset)
 
 
-def test_an_epoch_visits_each_sample_at_most_once_and_resumes_anywhere(made, tmp_path):
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_every_residency_gives_the_same_batches(tmp_path, chunk):
+    made = make_dataset(tmp_path / "made.zarr", chunk=chunk)
+    found = {}
+    for kind in RESIDENCIES:
+        dataset = open_split(made, tmp_path, kind=kind)
+        batches = train_batches(dataset, 0, 2 * (len(dataset) // 8))
+        found[kind] = [(frames_of(dataset, batch), batch) for batch in batches]
+    for kind in RESIDENCIES[1:]:
+        for (one, first), (other, second) in zip(found["cache"], found[kind], strict=True):
+            assert np.array_equal(one, other)
+            assert np.array_equal(first.actions, second.actions)
+            assert np.array_equal(first.observation.state, second.observation.state)
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_an_epoch_visits_each_sample_at_most_once_and_resumes_anywhere(tmp_path, chunk):
+    made = make_dataset(tmp_path / "made.zarr", chunk=chunk)
     dataset = open_split(made, tmp_path)
-    options = {"seed": 7, "batch_size": 8}
     steps = len(dataset) // 8
-    whole = list(dataset.train_batches(**options, start=0, stop=2 * steps, threads=1))
-    frames = np.concatenate([batch.observation.frames[:, -1] for batch in whole[:steps]])
+    whole = train_batches(dataset, 0, 2 * steps, threads=1)
+    frames = np.concatenate([batch.observation.frames[0, :, -1] for batch in whole[:steps]])
     assert len({frame.tobytes() for frame in frames}) == steps * 8
-    later = list(dataset.train_batches(**options, start=steps + 1, stop=2 * steps, threads=3))
+    later = train_batches(open_split(made, tmp_path), steps + 1, 2 * steps, threads=3)
     for one, other in zip(whole[steps + 1 :], later, strict=True):
         assert np.array_equal(one.observation.frames, other.observation.frames)
         assert np.array_equal(one.actions, other.actions)
     assert not np.array_equal(whole[0].observation.frames, whole[steps].observation.frames)
+
+
+def test_a_dispatch_of_several_steps_holds_what_they_hold_singly(made, tmp_path):
+    dataset = open_split(made, tmp_path)
+    singles = train_batches(dataset, 0, 7)
+    several = train_batches(dataset, 0, 7, per_dispatch=3)
+    assert [len(batch.weight) for batch in several] == [3, 3, 1]
+    joined = np.concatenate([batch.observation.frames for batch in several])
+    assert np.array_equal(joined, np.concatenate([b.observation.frames for b in singles]))
 
 
 def test_evaluation_keeps_the_order_and_weighs_filling_rows_zero(made, tmp_path):
@@ -64,29 +117,3 @@ def test_evaluation_keeps_the_order_and_weighs_filling_rows_zero(made, tmp_path)
     assert weight[: len(dataset)].all()
     now = np.concatenate([batch.actions[:, 0] for batch in batches])[: len(dataset)]
     assert np.array_equal(now, dataset.actions)
-
-
-def test_the_cache_is_shared_and_follows_the_data(made, tmp_path):
-    folder = tmp_path / "cache"
-    CachedFrames(Episodes(made.path), folder)
-    (kept,) = folder.iterdir()
-    written = (kept / "frames.u8").stat().st_mtime_ns
-    CachedFrames(Episodes(made.path), folder)
-    assert (kept / "frames.u8").stat().st_mtime_ns == written
-    chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
-    chunk.write_bytes(chunk.read_bytes())
-    CachedFrames(Episodes(made.path), folder)
-    assert len(list(folder.iterdir())) == 2
-
-
-def test_an_unreadable_frame_leaves_no_cache_behind(made, tmp_path):
-    (made.path / "episode_2" / "frames" / "7.0.0.0").unlink()
-    with pytest.raises(UserError, match="episode_2/frames"):
-        CachedFrames(Episodes(made.path), tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_cache_folder_that_is_no_folder_says_what_to_do(made, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"dataset\.cache_dir"):
-        CachedFrames(Episodes(made.path), tmp_path / "file" / "cache")

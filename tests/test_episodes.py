@@ -8,7 +8,7 @@ import pytest
 import zarr
 
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import UserError
+from BC_training.common.types import UnreadableError, UserError
 from tests.made_data import ACTIONS, make_dataset
 
 
@@ -78,8 +78,8 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
     BREAKS[reason](zarr.open_group(made.path)["episode_1"])
     episodes = Episodes(made.path)
     assert [episode.name for episode in episodes.episodes] == [f"episode_{i}" for i in (0, 2, 3, 4)]
-    assert [skipped.name for skipped in episodes.skipped] == ["episode_1"]
-    assert reason in episodes.skipped[0].reason
+    assert [skipped.episode for skipped in episodes.skipped] == ["episode_1"]
+    assert reason in episodes.skipped[0].what
     with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
         Episodes(made.path, validate=False)
 
@@ -87,15 +87,15 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
 def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
     (made.path / "episode_1" / "frames" / ".zarray").write_text('{"shape": [30')
     (skipped,) = Episodes(made.path).skipped
-    assert skipped.name == "episode_1"
-    assert "metadata can't be read" in skipped.reason
+    assert skipped.episode == "episode_1"
+    assert "metadata can't be read" in skipped.what
 
 
 def test_the_commonest_frame_shape_counts_not_the_first(made):
     BREAKS["most are (3, 24, 32)"](zarr.open_group(made.path)["episode_0"])
     episodes = Episodes(made.path)
     assert episodes.frame_shape == (3, 24, 32)
-    assert [skipped.name for skipped in episodes.skipped] == ["episode_0"]
+    assert [skipped.episode for skipped in episodes.skipped] == ["episode_0"]
 
 
 @pytest.mark.parametrize("fps", ["fast", 0, None])
@@ -119,12 +119,26 @@ def test_shares_that_make_a_whole_leave_no_episode_out(tmp_path, count, ratios):
     assert test == []
 
 
-def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(made):
-    (made.path / "episode_2" / "frames" / "7.0.0.0").unlink()
-    episodes = Episodes(made.path)
-    episodes.read_frames(2, np.array([6]))
-    with pytest.raises(UserError, match="episode_2/frames"):
-        episodes.read_frames(2, slice(5, 9))
+@pytest.mark.parametrize(("zarr_format", "chunk", "ticks"), [(2, 1, (7, 8)), (3, 16, (16, 32))])
+def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(
+    tmp_path, zarr_format, chunk, ticks
+):
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=zarr_format, chunk=chunk)
+    frames = made.path / "episode_2" / "frames"
+    number = ticks[0] // chunk
+    file = frames / (f"{number}.0.0.0" if zarr_format == 2 else f"c/{number}/0/0/0")
+    opened_before = Episodes(made.path)
+    file.unlink()
+    if zarr_format == 3:
+        (frames / f"c/{number}/0/0").rmdir(), (frames / f"c/{number}/0").rmdir()
+        (frames / f"c/{number}").rmdir()
+    (problem,) = Episodes(made.path).skipped
+    assert (problem.episode, problem.ticks) == ("episode_2", ticks)
+    assert "missing" in problem.what
+    opened_before.read_frames(2, np.array([ticks[0] - 1]))
+    with pytest.raises(UnreadableError, match=r"episode_2/frames: tick.* is missing") as caught:
+        opened_before.read_frames(2, slice(5, 20))
+    assert caught.value.ticks == ticks
 
 
 def test_paths_that_are_no_dataset_say_why(tmp_path, made):

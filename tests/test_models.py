@@ -173,11 +173,11 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_
     def failing(*arguments):
         step, done = step_of(*arguments), []
 
-        def counted(state, batch):
+        def counted(state, batches, resident):
             done.append(1)
             if len(done) > 20:  # in the third epoch of eight steps
                 raise RuntimeError("killed")
-            return step(state, batch)
+            return step(state, batches, resident)
 
         return counted
 

@@ -17,6 +17,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from BC_training import models
 from BC_training.common.types import ModelConfig, Section, UserError
+from gameplay_pipeline.storage import is_url
 
 RETIRED = {
     "system.pin_memory": "frames are handed to the device without pinning",
@@ -25,7 +26,8 @@ RETIRED = {
 
 class DatasetConfig(Section):
     path: str
-    """A zarr dataset: a directory or a .zip, with or without a top folder in it."""
+    """A zarr dataset: a directory or a .zip, with or without a top folder in it, or a URL of
+    either: https://, hf://datasets/, s3://, gs://."""
     train_ratio: float = Field(default=0.8, ge=0, le=1)
     """Share of the episodes to train on."""
     val_ratio: float = Field(default=0.1, ge=0, le=1)
@@ -39,8 +41,16 @@ class DatasetConfig(Section):
     """Offer the game state to models that read it."""
     validate_episodes: bool = True
     """Skip broken episodes, each named with its reason; otherwise they are an error."""
+    residency: Literal["auto", "device", "cache", "stream"] = "auto"
+    """Where decoded frames live: in the accelerator's memory, in a file on disk, or decoded anew
+    each time in bounded memory. auto takes the first of these that they fit in."""
     cache_dir: str | None = None
     """Where decoded frames are kept; null is the user's cache folder."""
+    stream_memory_gib: float = Field(default=4.0, gt=0)
+    """Bound on decoded frames in memory when residency is stream."""
+    shuffle_buffer: int = Field(default=4096, ge=1)
+    """Ticks among which samples are shuffled where a chunk of the dataset holds several frames;
+    with one frame a chunk, each epoch is one shuffle of all."""
     record_episodes: int = Field(default=0, ge=0)
     """When `path` does not exist: record this many fights of the environment's expert there."""
     record_resolution: str = "512x288"
@@ -75,6 +85,9 @@ class LossConfig(Section):
 class TrainingConfig(Section):
     batch_size: int = Field(default=32, ge=1)
     num_epochs: int = Field(default=50, ge=1)
+    steps_per_dispatch: int = Field(default=1, ge=1)
+    """Steps that the device does without returning to Python; worth raising where a step takes
+    less than a millisecond or two."""
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     lr_schedule: ScheduleConfig = ScheduleConfig()
@@ -151,8 +164,11 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
     system: SystemConfig = SystemConfig()
 
-    def dataset_path(self) -> Path:
-        """dataset.path, looked up from the current folder, then from the repository's root."""
+    def dataset_location(self) -> str | Path:
+        """dataset.path; one that is no URL is looked up from the current folder, then from the
+        repository's root."""
+        if is_url(self.dataset.path):
+            return self.dataset.path
         path = Path(self.dataset.path)
         from_root = Path(__file__).parents[2] / path
         return from_root if not path.exists() and from_root.exists() else path

@@ -1,59 +1,38 @@
 """The one dataset: windows over the episodes of a split, on any residency."""
 
 import dataclasses
-import functools
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import grain
+import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from BC_training.common import window as windows
 from BC_training.common.config import Config
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
+from BC_training.common.residency import Frames, Opened, open_frames
 from BC_training.common.types import Batch, DataSpec, Ticks, UserError, WindowSpec
 
 SPLITS = ("train", "val", "test")
 
-BLOCK = 256
-"""Frames decoded at once while the cache is written: enough to occupy all decoding threads."""
-
-
-class CachedFrames:
-    """Residency `cache`: frames decoded once into a memory-mapped file that runs share.
-
-    A row is a tick of all valid episodes laid end to end.
-    """
-
-    def __init__(self, episodes: Episodes, cache_dir: Path):
-        """Opens the cache of a dataset, or decodes the dataset into it.
-
-        Raises:
-            UserError: a frame can't be read, or the cache can't be written.
-        """
-        channels, height, width = episodes.frame_shape
-        shape = (episodes.ticks, height, width, channels)
-        folder = cache_dir / f"{episodes.path.name}-{episodes.fingerprint()}"
-        file = folder / "frames.u8"
-        if not _complete(folder, shape):
-            _write_cache(episodes, folder, shape)
-        self._frames = np.memmap(file, np.uint8, "r", shape=shape)
-
-    def gather(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
-        """Frames of any rows, in that order."""
-        return self._frames[rows]
+BLOCKS_PER_WINDOW = 4
+"""Windows that fit into the blocks in which a dataset of larger chunks is shuffled, at least: what
+a block's first windows need of the block before is decoded besides."""
 
 
 class Dataset:
     """Samples of one split. A sample is a tick at which a prediction is made."""
 
     def __init__(
-        self, episodes: Episodes, numbers: Sequence[int], window: WindowSpec, frames: CachedFrames
+        self,
+        episodes: Episodes,
+        numbers: Sequence[int],
+        window: WindowSpec,
+        frames: Frames,
+        *,
+        seed: int,
+        shuffle_buffer: int,
     ):
         """Lays the split's episodes end to end.
 
@@ -62,6 +41,9 @@ class Dataset:
             numbers: the split's episodes, as positions in `episodes.episodes`.
             window: what a sample holds.
             frames: of the whole dataset.
+            seed: of the order in which epochs visit samples.
+            shuffle_buffer: ticks among which samples are shuffled where the dataset's chunks hold
+                several frames.
         """
         chosen = [episodes.episodes[number] for number in numbers]
         self._window = window
@@ -75,24 +57,38 @@ class Dataset:
         )
         self.state: Float[np.ndarray, "N S"] | None = None
         if window.state:
-            known = [e.state for e in chosen if e.state is not None]
+            known = [state for episode in chosen if (state := episode.state) is not None]
             self.state = np.concatenate(
                 [np.zeros((0, len(episodes.state_names)), np.float32), *known]
             )
-        self.episode: Int[np.ndarray, "N"] = np.repeat(np.arange(len(chosen)), self._lengths)
-        """Which of the split's episodes each sample belongs to."""
+        block = episodes.block
+        if block > 1 and window.span > 1:
+            block *= -(-BLOCKS_PER_WINDOW * window.span // block)
+        self._order = windows.Order(
+            self._lengths, seed=seed, block=block, buffer=max(shuffle_buffer // block, 1)
+        )
 
     def __len__(self) -> int:
         return len(self.actions)
 
+    @property
+    def episode(self) -> Int[np.ndarray, "N"]:
+        """Which of the split's episodes each sample belongs to."""
+        return np.repeat(np.arange(len(self._lengths)), self._lengths)
+
+    @property
+    def resident(self) -> UInt8[Array, "N H W C"] | None:
+        """All frames of the dataset where they are in the accelerator's memory: a batch then holds
+        their rows, and whoever takes it needs these too."""
+        return self._frames.resident
+
     def frames(self, samples: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
         """The current frame of samples, without a window."""
-        episode = self.episode[samples]
-        return self._frames.gather(self._rows[episode] + samples - self._firsts[episode])
+        return self._frames.read(self._row_of(samples))
 
     def batch(self, samples: Int[np.ndarray, "B"]) -> Batch:
         """The samples as a batch of weight one."""
-        episode = self.episode[samples]
+        episode = self._episode_of(samples)
         first = self._firsts[episode][:, None]
         tick = samples - first[:, 0]
         ticks, seen = windows.observed(tick, self._window)
@@ -113,21 +109,37 @@ class Dataset:
         )
 
     def train_batches(
-        self, *, seed: int, batch_size: int, start: int, stop: int, threads: int
+        self, *, batch_size: int, starts: Sequence[int], steps: Sequence[int], threads: int
     ) -> Iterator[Batch]:
-        """Batches of steps `start` to `stop`, read ahead by threads.
+        """Batches for dispatches of one or more steps, read ahead by threads.
 
         What step holds what is a pure function of (seed, step): each epoch is a new shuffle, whose
         remainder that fills no batch is left out.
+
+        Args:
+            batch_size: samples in a step.
+            starts: the first step of each dispatch.
+            steps: how many steps each has, all in one epoch.
+            threads: that read.
+
+        Yields:
+            The batches of a dispatch, stacked: every array has the steps as a further first axis.
+
+        Raises:
+            UnreadableError: a frame can't be read.
         """
         steps_per_epoch = len(self) // batch_size
-        order = functools.lru_cache(2)(lambda epoch: windows.epoch_order(seed, epoch, len(self)))
 
-        def load(step: int) -> Batch:
-            epoch, at = divmod(step, steps_per_epoch)
-            return self.batch(order(epoch)[at * batch_size : (at + 1) * batch_size])
+        def load(number: int) -> Batch:
+            count = steps[number]
+            epoch, at = divmod(starts[number], steps_per_epoch)
+            first, last = at * batch_size, (at + count) * batch_size
+            batch = self.batch(self._order.samples(epoch, first, last))
+            for span in self._order.ahead(epoch, first, last):
+                self._prepare(*span)
+            return jax.tree.map(lambda x: x.reshape(count, batch_size, *x.shape[1:]), batch)
 
-        return _read_ahead(load, start, stop, threads)
+        return _read_ahead(load, len(starts), threads)
 
     def eval_batches(self, *, batch_size: int, threads: int) -> Iterator[Batch]:
         """All samples in order; rows that only fill the last batch up weigh nothing."""
@@ -137,7 +149,21 @@ class Dataset:
             batch = self.batch(np.minimum(samples, len(self) - 1))
             return batch._replace(weight=(samples < len(self)).astype(np.float32))
 
-        return _read_ahead(load, 0, -(-len(self) // batch_size), threads)
+        return _read_ahead(load, -(-len(self) // batch_size), threads)
+
+    def _episode_of(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        return np.searchsorted(self._firsts, samples, "right") - 1
+
+    def _row_of(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        episode = self._episode_of(samples)
+        return self._rows[episode] + samples - self._firsts[episode]
+
+    def _prepare(self, first: int, last: int) -> None:
+        """Has the frames decoded that samples of one episode will need."""
+        (episode,) = self._episode_of(np.array([first]))
+        tick = max(first - int(self._firsts[episode]) - self._window.span + 1, 0)
+        row = int(self._rows[episode])
+        self._frames.prepare(row + tick, row + last - int(self._firsts[episode]))
 
     def _before(
         self, first: Int[np.ndarray, "B 1"], ticks: Int[np.ndarray, "B T"]
@@ -152,6 +178,7 @@ class Data:
 
     episodes: Episodes
     spec: DataSpec
+    opened: Opened
     splits: dict[str, Dataset]
 
 
@@ -165,79 +192,47 @@ def open_data(config: Config, path: str | None = None) -> Data:
     Raises:
         UserError: the dataset can't be used, or not by this model.
     """
-    settings = config.dataset
+    settings, threads = config.dataset, config.system.num_workers
     episodes = Episodes(
-        path or config.dataset_path(),
+        path or config.dataset_location(),
         validate=settings.validate_episodes,
-        threads=config.system.num_workers,
+        use_state=settings.use_state,
     )
-    spec = episodes.spec(use_state=settings.use_state)
+    spec = episodes.spec()
     window = config.model.window()
     if window.state and not spec.state:
         why = "the dataset has none" if settings.use_state else "dataset.use_state is false"
         raise UserError(f"model.name: {config.model.name} reads the game state, but {why}")
+    frames_per_dispatch = (
+        config.training.batch_size * config.training.steps_per_dispatch * window.ticks
+    )
+    opened = open_frames(
+        episodes,
+        settings,
+        threads=threads,
+        in_flight=(_buffer(threads) + 2) * frames_per_dispatch * episodes.frame_bytes,
+    )
+    # Only now is it known in which episodes every frame can be read.
     numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)
-    cache_dir = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
-    frames = CachedFrames(episodes, cache_dir)
     splits = {
-        name: Dataset(episodes, chosen, window, frames)
+        name: Dataset(
+            episodes,
+            chosen,
+            window,
+            opened.frames,
+            seed=config.system.seed,
+            shuffle_buffer=settings.shuffle_buffer,
+        )
         for name, chosen in zip(SPLITS, numbers, strict=True)
     }
-    return Data(episodes, spec, splits)
+    return Data(episodes, spec, opened, splits)
 
 
-def _read_ahead(load, start: int, stop: int, threads: int) -> Iterator[Batch]:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.range(start, stop).map(load).to_iter_dataset(options))
+def _buffer(threads: int) -> int:
+    """Batches that are read ahead."""
+    return 2 * threads
 
 
-def default_cache_dir() -> Path:
-    """The user's cache folder, as XDG names it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "project_ranni"
-
-
-def _complete(folder: Path, shape: tuple[int, ...]) -> bool:
-    file = folder / "frames.u8"
-    return file.is_file() and file.stat().st_size == int(np.prod(shape))
-
-
-def _write_cache(episodes: Episodes, folder: Path, shape: tuple[int, ...]) -> None:
-    size = int(np.prod(shape))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder.parent).free
-        if free < size:
-            raise UserError(
-                f"{folder.parent}: the decoded frames need {size / 2**30:.1f} GiB and "
-                f"{free / 2**30:.1f} are free; set dataset.cache_dir to a folder on another disk"
-            )
-        # Written under another name and renamed when whole: a killed run leaves no cache behind
-        # that could be taken for one.
-        work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
-            _decode(episodes, work / "frames.u8", shape)
-            if folder.exists():
-                shutil.rmtree(folder)
-            work.rename(folder)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
-    except OSError as error:
-        raise UserError(
-            f"{folder.parent}: can't keep decoded frames there: {error}; "
-            "set dataset.cache_dir to a folder that can be written"
-        ) from error
-
-
-def _decode(episodes: Episodes, file: Path, shape: tuple[int, ...]) -> None:
-    frames = np.memmap(file, np.uint8, "w+", shape=shape)
-    blocks = [
-        (number, tick)
-        for number, episode in enumerate(episodes.episodes)
-        for tick in range(0, episode.length, BLOCK)
-    ]
-    for number, tick in progress(blocks, "Decoding frames", len(blocks)):
-        stop = min(tick + BLOCK, episodes.episodes[number].length)
-        block = episodes.read_frames(number, slice(tick, stop))
-        row = episodes.starts[number] + tick
-        frames[row : row + len(block)] = block
-    frames.flush()
+def _read_ahead(load, count: int, threads: int) -> Iterator[Batch]:
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_buffer(threads))
+    return iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))

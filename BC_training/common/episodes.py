@@ -1,67 +1,93 @@
-"""Opens, validates and splits a dataset of recorded episodes. The only reader of zarr."""
+"""Opens, validates and splits a dataset of recorded episodes; all of its bytes come through
+`gameplay_pipeline.reader`."""
 
-import dataclasses
 import hashlib
 import json
-import os
-import re
-import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import tensorstore as ts
-import zarr
 from jaxtyping import Bool, Float, Int, UInt8
-from zarr.storage import ZipStore
 
-from BC_training.common.types import DataSpec, FrameContract, UserError
+from BC_training.common.types import (
+    DataSpec,
+    FrameContract,
+    Problem,
+    UnreadableError,
+    UserError,
+)
+from gameplay_pipeline.reader import Array, Entry, Reader, ReadError, read_frames
+from gameplay_pipeline.storage import is_url
 
-EPISODE = re.compile(r"episode_(\d+)")
+REQUESTS = 16
+"""Episodes whose tables are asked for at a time where they lie behind a URL."""
 
 
-@dataclasses.dataclass(frozen=True)
 class Episode:
-    """One recorded fight. Its frames stay on disk."""
+    """One recorded fight. Its frames and its state stay on disk."""
 
-    name: str
-    actions: Bool[np.ndarray, "N A"]
-    state: Float[np.ndarray, "N S"] | None
-    attributes: dict[str, Any]
+    def __init__(self, entry: Entry, actions: Bool[np.ndarray, "N A"]):
+        self.name, self.attributes, self.actions = entry.name, entry.attributes, actions
+        self.frames = entry.arrays["frames"]
+        self._entry = entry
 
     @property
     def length(self) -> int:
         return len(self.actions)
 
+    @property
+    def state(self) -> Float[np.ndarray, "N S"] | None:
+        """Read anew each time, for it weighs ten times what the actions do."""
+        return self._table("state", np.float32)
 
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """An episode that can't be used, and why."""
+    @property
+    def timestamps(self) -> Float[np.ndarray, "N"] | None:
+        """Seconds at which each frame was taken, where the recorder knew."""
+        return self._table("timestamps", np.float64)
 
-    name: str
-    reason: str
+    @property
+    def has_state(self) -> bool:
+        return "state" in self._entry.arrays
+
+    def _table(self, name: str, dtype: type[np.floating]) -> Any:
+        array = self._entry.arrays.get(name)
+        try:
+            return None if array is None else array.read().astype(dtype, copy=False)
+        except ReadError as error:
+            raise UnreadableError(str(error), error.ticks) from error
 
 
 class Episodes:
     """The valid episodes of a dataset, in natural order."""
 
-    def __init__(self, path: str | Path, *, validate: bool = True, threads: int = 2):
-        """Opens a dataset: a zarr directory or a .zip of one, with or without a top folder.
+    def __init__(self, path: str | Path, *, validate: bool = True, use_state: bool = True):
+        """Opens a dataset: a zarr directory, a .zip of one with or without a top folder, or a URL
+        of either.
 
         Args:
             path: the dataset.
             validate: skip broken episodes and list them in `skipped`; otherwise they are an error.
-            threads: for decoding frames.
+            use_state: whether an episode's state, where it has any, must be sound.
 
         Raises:
             UserError: the path is missing or no such dataset, or it has no valid episode.
         """
-        self.path = Path(path)
-        self._store = _Store(self.path, threads)
-        root = self._store.root
-        self.attributes: dict[str, Any] = dict(root.attrs)
+        self.path, self._validate, self._use_state = str(path), validate, use_state
+        if not is_url(path) and not Path(path).exists():
+            raise UserError(
+                f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
+                f"python -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
+            )
+        try:
+            self._reader = Reader(path)
+            names = self._reader.names()
+            entries = dict(zip(names, self._reader.entries(names), strict=True))
+        except ReadError as error:
+            raise UserError(f"not a zarr dataset: {error}") from error
+        self.attributes: dict[str, Any] = self._reader.attributes
         self.actions = self._names("keys")
         if not self.actions:
             raise UserError(
@@ -72,28 +98,20 @@ class Episodes:
         if twice:
             raise UserError(f"{path}: 'keys' names {', '.join(sorted(twice))} more than once")
         self.state_names = self._names("attributes")
-        names = sorted(
-            (name for name in root.group_keys() if EPISODE.fullmatch(name)),
-            key=lambda name: int(name.removeprefix("episode_")),
-        )
         if not names:
             raise UserError(
                 f"{path}: there are no episodes (groups episode_0, episode_1, ...) in it"
             )
+        self.frame_shape, self._state_width = _commonest(entries.values())
         self.episodes: list[Episode] = []
-        self.skipped: list[Skipped] = []
-        opened = {name: self._open(name) for name in names}
-        self.frame_shape, self._state_width = _commonest(opened.values())
-        for name, group in opened.items():
-            try:
-                self.episodes.append(self._read(name, group))
-            except _BrokenEpisodeError as error:
-                self.skipped.append(Skipped(name, str(error)))
-        self._refuse(validate)
-        self.starts: Int[np.ndarray, "E"] = np.cumsum(
-            [0] + [episode.length for episode in self.episodes[:-1]]
-        )
-        """Row of each episode's first tick when all episodes are laid end to end."""
+        self.skipped: list[Problem] = []
+        with ThreadPoolExecutor(REQUESTS if is_url(path) else 1) as pool:
+            for found in pool.map(self._examine, entries.items()):
+                if isinstance(found, Problem):
+                    self.skipped.append(found)
+                else:
+                    self.episodes.append(found)
+        self._set_aside(self._copies())
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -102,6 +120,16 @@ class Episodes:
     def ticks(self) -> int:
         """Ticks of all valid episodes together."""
         return sum(episode.length for episode in self.episodes)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of one decoded frame."""
+        return int(np.prod(self.frame_shape))
+
+    @property
+    def block(self) -> int:
+        """Frames that can only be decoded together: those of the largest chunk."""
+        return max(episode.frames.block for episode in self.episodes)
 
     def fps(self) -> float | None:
         """Ticks a second: the dataset's, or else the median of its episodes', or else None."""
@@ -113,9 +141,9 @@ class Episodes:
                 raise UserError(f"{self.path}: the attribute fps is {fps!r}, not a rate above zero")
         return float(np.median(known)) if known else None
 
-    def spec(self, *, use_state: bool = True) -> DataSpec:
+    def spec(self) -> DataSpec:
         """What a model must know of this dataset."""
-        has_state = use_state and all(episode.state is not None for episode in self.episodes)
+        has_state = self._use_state and all(episode.has_state for episode in self.episodes)
         channels, height, width = self.frame_shape
         return DataSpec(
             actions=self.actions,
@@ -136,18 +164,40 @@ class Episodes:
         """Decodes frames of one episode, in the order of `ticks`.
 
         Raises:
-            UserError: a chunk is missing or can't be decoded.
+            UnreadableError: a chunk is missing or can't be decoded.
         """
-        name = self.episodes[number].name
+        episode = self.episodes[number]
+        if isinstance(ticks, slice):
+            ticks = np.arange(*ticks.indices(episode.length))
+        return self._decode([episode.frames] * len(ticks), ticks)
+
+    def read_rows(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
+        """Decodes frames of any episodes, by their rows (see `starts`).
+
+        Raises:
+            UnreadableError: a chunk is missing or can't be decoded.
+        """
+        numbers = np.searchsorted(self.starts, rows, "right") - 1
+        arrays = [self.episodes[number].frames for number in numbers.tolist()]
+        return self._decode(arrays, rows - self.starts[numbers])
+
+    def _decode(
+        self, arrays: list[Array], ticks: Int[np.ndarray, "n"]
+    ) -> UInt8[np.ndarray, "n H W C"]:
         try:
-            frames = self._store.frames(name)[ticks].read().result()
-        except Exception as error:  # tensorstore raises many kinds; all mean the same to a person
-            raise UserError(
-                f"{self.path}: {name}/frames can't be read: {error}. Mend or remove the episode. "
-                "(A chunk that was left out because it is all black counts as missing: write such "
-                "chunks too.)"
+            return read_frames(arrays, ticks, self.frame_shape)
+        except ReadError as error:
+            raise UnreadableError(
+                f"{self.path}: {error}. Fetch that chunk again or remove the episode.", error.ticks
             ) from error
-        return np.ascontiguousarray(np.moveaxis(frames, 1, -1))
+
+    def drop(self, problems: Sequence[Problem]) -> None:
+        """Sets episodes aside in which something was found after they were opened.
+
+        Raises:
+            UserError: broken episodes are an error, or none is left.
+        """
+        self._set_aside(problems)
 
     def split(
         self, train_ratio: float, val_ratio: float, seed: int
@@ -180,7 +230,7 @@ class Episodes:
         for episode in self.episodes:
             digest.update(json.dumps([episode.name, episode.length, self.frame_shape]).encode())
             digest.update(episode.actions.tobytes())
-        digest.update(self._store.fingerprint().encode())
+        digest.update(self._reader.fingerprint().encode())
         return digest.hexdigest()[:16]
 
     def _names(self, attribute: str) -> tuple[str, ...]:
@@ -191,63 +241,114 @@ class Episodes:
             )
         return tuple(value)
 
-    def _open(self, name: str) -> "_Opened | _BrokenEpisodeError":
+    def _examine(self, item: tuple[str, Entry | ReadError]) -> Episode | Problem:
+        name, entry = item
+        if isinstance(entry, ReadError):
+            return Problem("error", name, str(entry))
+        for what in self._wrong_metadata(entry):
+            return Problem("error", name, what)
         try:
-            group = self._store.root[name]
-            assert isinstance(group, zarr.Group)
-            return _Opened(dict(group.arrays()), dict(group.attrs))
-        except Exception as error:  # zarr raises whatever its parsers do
-            return _BrokenEpisodeError(f"its metadata can't be read: {error}")
+            missing = entry.arrays["frames"].missing()
+            if missing:
+                block, length = entry.arrays["frames"].block, entry.arrays["frames"].shape[0]
+                first, last = missing[0] * block, min((missing[-1] + 1) * block, length)
+                what = f"{len(missing)} of its frames' chunks are missing"
+                return Problem("error", name, what, (first, last))
+            episode = Episode(entry, entry.arrays["actions"].read())
+            for problem in self._wrong_tables(episode):
+                return problem
+        except (ReadError, UnreadableError) as error:
+            return Problem("error", name, f"it can't be read: {error}", error.ticks)
+        return episode
 
-    def _read(self, name: str, opened: "_Opened | _BrokenEpisodeError") -> Episode:
-        if isinstance(opened, _BrokenEpisodeError):
-            raise opened
-        arrays = opened.arrays
+    def _wrong_metadata(self, entry: Entry) -> Iterator[str]:
+        """What is wrong with an episode's arrays by their shapes and types."""
+        arrays = entry.arrays
         for needed in ("frames", "actions"):
             if needed not in arrays:
-                raise _BrokenEpisodeError(f"it has no array {needed!r}")
+                yield f"it has no array {needed!r}"
+                return
         frames, actions, state = arrays["frames"], arrays["actions"], arrays.get("state")
         if frames.dtype != np.uint8:
-            raise _BrokenEpisodeError(f"frames are {frames.dtype}, not uint8")
+            yield f"frames are {frames.dtype}, not uint8"
         if actions.dtype != np.bool_:
-            raise _BrokenEpisodeError(f"actions are {actions.dtype}, not bool")
-        if frames.ndim != 4 or frames.shape[1] != 3:
-            raise _BrokenEpisodeError(f"frames have shape {frames.shape}, not (N, 3, H, W)")
-        if actions.ndim != 2 or actions.shape[1] != len(self.actions):
-            raise _BrokenEpisodeError(
+            yield f"actions are {actions.dtype}, not bool"
+        if len(frames.shape) != 4 or frames.shape[1] != 3:
+            yield f"frames have shape {frames.shape}, not (N, 3, H, W)"
+        if len(actions.shape) != 2 or actions.shape[1] != len(self.actions):
+            yield (
                 f"actions have shape {actions.shape}, but 'keys' names {len(self.actions)} actions"
             )
         length = frames.shape[0]
         if actions.shape[0] != length:
-            raise _BrokenEpisodeError(f"{length} frames but {actions.shape[0]} actions")
+            yield f"{length} frames but {actions.shape[0]} actions"
         if length == 0:
-            raise _BrokenEpisodeError("it is empty")
+            yield "it is empty"
         if state is not None:
-            if state.ndim != 2 or (self.state_names and state.shape[1] != len(self.state_names)):
-                raise _BrokenEpisodeError(
+            if len(state.shape) != 2 or (
+                self.state_names and state.shape[1] != len(self.state_names)
+            ):
+                yield (
                     f"state has shape {state.shape}, but 'attributes' names "
                     f"{len(self.state_names)} columns"
                 )
             if state.shape[0] != length:
-                raise _BrokenEpisodeError(f"{length} frames but {state.shape[0]} states")
+                yield f"{length} frames but {state.shape[0]} states"
             if not np.issubdtype(state.dtype, np.floating):
-                raise _BrokenEpisodeError(f"state is {state.dtype}, not float32")
-        shape = (int(frames.shape[1]), int(frames.shape[2]), int(frames.shape[3]))
-        if shape != self.frame_shape:
-            raise _BrokenEpisodeError(f"frames are {shape}, most are {self.frame_shape}")
-        width = 0 if state is None else int(state.shape[1])
+                yield f"state is {state.dtype}, not float32"
+        if frames.shape[1:] != self.frame_shape:
+            yield f"frames are {frames.shape[1:]}, most are {self.frame_shape}"
+        width = 0 if state is None else state.shape[1]
         if width != self._state_width:
-            raise _BrokenEpisodeError(f"state has {width} columns, most have {self._state_width}")
-        try:
-            pressed = np.asarray(actions[:])
-            values = None if state is None else np.asarray(state[:], np.float32)
-        except Exception as error:  # any codec may fail in its own way
-            raise _BrokenEpisodeError(f"actions or state can't be read: {error}") from error
-        return Episode(name, pressed, values, opened.attributes)
+            yield f"state has {width} columns, most have {self._state_width}"
+        timestamps = arrays.get("timestamps")
+        if timestamps is not None and timestamps.shape != (length,):
+            yield f"{length} frames but timestamps of shape {timestamps.shape}"
 
-    def _refuse(self, validate: bool) -> None:
-        listed = "\n".join(f"  {skipped.name}: {skipped.reason}" for skipped in self.skipped)
-        if self.skipped and not validate:
+    def _wrong_tables(self, episode: Episode) -> Iterator[Problem]:
+        """What is wrong with the values of an episode's tables."""
+        state = episode.state if self._use_state else None
+        if state is not None:
+            for tick, column in np.argwhere(~np.isfinite(state)).tolist():
+                name = self.state_names[column] if self.state_names else f"column {column}"
+                what = f"its state {name} is {state[tick, column]}"
+                yield Problem("error", episode.name, what, (tick, tick + 1))
+        timestamps = episode.timestamps
+        if timestamps is not None:
+            for tick in np.flatnonzero(~(np.diff(timestamps) > 0)).tolist():
+                what = "its timestamps do not rise from here to the next tick"
+                yield Problem("error", episode.name, what, (tick, tick + 1))
+
+    def _copies(self) -> list[Problem]:
+        """Later copies of an episode: one in training and one in validation would flatter."""
+        first: dict[bytes, int] = {}
+        found = []
+        for number, episode in enumerate(self.episodes):
+            digest = hashlib.sha256(episode.actions.tobytes()).digest()
+            original = first.setdefault(digest, number)
+            if original != number and self._same_frames(original, number):
+                what = f"it is a copy of {self.episodes[original].name}"
+                found.append(Problem("error", episode.name, what))
+        return found
+
+    def _same_frames(self, one: int, other: int) -> bool:
+        """Whether two episodes of equal actions look the same at their ends and in between."""
+        length = self.episodes[one].length
+        ticks = np.unique([0, length // 3, length // 2, length - 1])
+        try:
+            return bool((self.read_frames(one, ticks) == self.read_frames(other, ticks)).all())
+        except UnreadableError:
+            return False  # found, and named, when its frames are read
+
+    def _set_aside(self, problems: Sequence[Problem]) -> None:
+        names = {problem.episode for problem in problems}
+        self.skipped += problems
+        self.episodes = [episode for episode in self.episodes if episode.name not in names]
+        lengths = np.array([episode.length for episode in self.episodes], np.int64)
+        self.starts: Int[np.ndarray, "E"] = np.cumsum(lengths) - lengths
+        """Row of each episode's first tick when all episodes are laid end to end."""
+        listed = "\n".join(f"  {problem}" for problem in self.skipped)
+        if self.skipped and not self._validate:
             raise UserError(
                 f"{self.path}: broken episodes:\n{listed}\n"
                 "Mend them, or set dataset.validate_episodes to true to train without them."
@@ -256,91 +357,15 @@ class Episodes:
             raise UserError(f"{self.path}: none of its episodes can be used:\n{listed}")
 
 
-class _BrokenEpisodeError(Exception):
-    """Why an episode can't be used."""
-
-
-class _Opened(NamedTuple):
-    """An episode's metadata."""
-
-    arrays: dict[str, zarr.Array]
-    attributes: dict[str, Any]
-
-
-def _commonest(
-    episodes: Iterable[_Opened | _BrokenEpisodeError],
-) -> tuple[tuple[int, int, int], int]:
+def _commonest(entries: Iterable[Entry | ReadError]) -> tuple[tuple[int, int, int], int]:
     """The frame shape and state width that most episodes have."""
     found: Counter[tuple[tuple[int, int, int], int]] = Counter()
-    for episode in episodes:
-        if isinstance(episode, _BrokenEpisodeError):
+    for entry in entries:
+        if isinstance(entry, ReadError):
             continue
-        frames, state = episode.arrays.get("frames"), episode.arrays.get("state")
-        if frames is not None and frames.ndim == 4:
-            channels, height, width = (int(size) for size in frames.shape[1:])
-            columns = int(state.shape[1]) if state is not None and state.ndim == 2 else 0
+        frames, state = entry.arrays.get("frames"), entry.arrays.get("state")
+        if frames is not None and len(frames.shape) == 4:
+            _, channels, height, width = frames.shape
+            columns = state.shape[1] if state is not None and len(state.shape) == 2 else 0
             found[(channels, height, width), columns] += 1
     return found.most_common(1)[0][0] if found else ((3, 0, 0), 0)
-
-
-class _Store:
-    """Where a dataset's bytes are: zarr-python reads its metadata, tensorstore its frames."""
-
-    def __init__(self, path: Path, threads: int):
-        if not path.exists():
-            raise UserError(
-                f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
-                f"python -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
-            )
-        self._path = path
-        self._top = ""
-        self._context = ts.Context({"data_copy_concurrency": {"limit": threads}})
-        try:
-            if path.is_dir():
-                self.root = zarr.open_group(path, mode="r")
-            else:
-                self._top = _top_folder(path)
-                store = ZipStore(path, mode="r")
-                self.root = zarr.open_group(store, path=self._top, mode="r")
-        except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
-            # zarr's own errors for "no group here" derive from these.
-            raise UserError(
-                f"{path}: not a zarr dataset (a zarr directory, or a .zip of one): {error}"
-            ) from error
-
-    def frames(self, episode: str) -> ts.TensorStore:
-        """The frames of an episode; a chunk that is missing on disk is an error, not zeros."""
-        if self._path.is_dir():
-            kvstore = {"driver": "file", "path": f"{self._path.resolve()}/{episode}/frames/"}
-        else:
-            base = {"driver": "file", "path": str(self._path.resolve())}
-            prefix = f"{self._top}/" if self._top else ""
-            kvstore = {"driver": "zip", "base": base, "path": f"{prefix}{episode}/frames/"}
-        driver = "zarr" if self.root.metadata.zarr_format == 2 else "zarr3"
-        spec = {"driver": driver, "kvstore": kvstore, "fill_missing_data_reads": False}
-        return ts.open(spec, read=True, context=self._context).result()
-
-    def fingerprint(self) -> str:
-        """Names, sizes and times of all files; of a zip, its own."""
-        files: Sequence[Path]
-        if self._path.is_dir():
-            folders = [Path(folder) for folder, _, _ in os.walk(self._path)]
-            files = [Path(e) for folder in folders for e in os.scandir(folder) if e.is_file()]
-        else:
-            files = [self._path]
-        digest = hashlib.sha256(str(self._path.resolve()).encode())
-        for file in sorted(files):
-            stat = file.stat()
-            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
-
-
-def _top_folder(path: Path) -> str:
-    """The folder inside a zip that holds the root group; empty where it is the zip's own root."""
-    with zipfile.ZipFile(path) as archive:
-        metadata = [
-            n for n in archive.namelist() if n.rpartition("/")[2] in (".zgroup", "zarr.json")
-        ]
-    if not metadata:
-        raise UserError(f"{path}: no zarr group in this zip")
-    return min(metadata, key=lambda name: name.count("/")).rpartition("/")[0]

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from BC_training.common.types import ArrayLike, Observation, Section, Ticks
 
@@ -20,9 +20,17 @@ class Preprocess(Section):
     """Per state attribute; empty where the model reads no state."""
     state_std: tuple[float, ...] = ()
 
-    def __call__(self, ticks: Ticks) -> Observation:
-        """Runs on the device, inside the jitted step."""
-        frames = ticks.frames.astype(jnp.float32) / 255
+    def __call__(
+        self, ticks: Ticks, resident: UInt8[Array, "N H W C"] | None = None
+    ) -> Observation:
+        """Runs on the device, inside the jitted step.
+
+        Args:
+            ticks: what is observed.
+            resident: all frames of the dataset, where `ticks.frames` are rows of them.
+        """
+        raw = ticks.frames if resident is None else resident[ticks.frames]
+        frames = raw.astype(jnp.float32) / 255
         state, past = ticks.state, ticks.past_actions
         return Observation(
             frames=_standardise(frames, self.frame_mean, self.frame_std),

@@ -4,9 +4,9 @@ Letters, in code and prose: B batch, T observed ticks (oldest first, the last is
 ticks, A actions, S state features, H W C image.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from pydantic import BaseModel, ConfigDict
 
 # Host arrays come from NumPy and device arrays from JAX; both cross these types.
@@ -15,6 +15,34 @@ ArrayLike = Array | Any
 
 class UserError(Exception):
     """Something the person at the keyboard can mend; printed as one message, no traceback."""
+
+
+class UnreadableError(UserError):
+    """Recorded data that turned out unreadable after its dataset was opened."""
+
+    def __init__(self, message: str, ticks: tuple[int, int] | None = None):
+        super().__init__(message)
+        self.ticks = ticks
+        """From the first unreadable one to one past the last, where they are known."""
+
+
+class Problem(NamedTuple):
+    """Something wrong with a dataset."""
+
+    severity: Literal["error", "warning"]
+    """An error can't be trained on; a warning may be meant so."""
+    episode: str | None
+    """None where it concerns the whole dataset."""
+    what: str
+    ticks: tuple[int, int] | None = None
+    """From the first to one past the last; None where it concerns the whole episode."""
+
+    def __str__(self) -> str:
+        where = self.episode or "dataset"
+        if self.ticks is not None:
+            first, last = self.ticks[0], self.ticks[1] - 1
+            where += f", tick {first}" if first == last else f", ticks {first} to {last}"
+        return f"{where}: {self.what}"
 
 
 class Section(BaseModel):
@@ -87,7 +115,8 @@ class DataSpec(Section):
 class Ticks(NamedTuple):
     """Observed ticks as a dataset or an environment gives them; uint8 until it is on the device."""
 
-    frames: UInt8[ArrayLike, "B T H W C"]
+    frames: UInt8[ArrayLike, "B T H W C"] | Int[ArrayLike, "B T"]
+    """Or their rows in the frames that are on the device already."""
     state: Float[ArrayLike, "B T S"] | None
     past_actions: Bool[ArrayLike, "B T A"] | None
     valid: Bool[ArrayLike, "B T"]
