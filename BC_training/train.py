@@ -31,6 +31,7 @@ from BC_training.common import console, losses, metrics, optim, preprocess
 from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data, Dataset, open_data
+from BC_training.common.episodes import LISTED
 from BC_training.common.losses import ClassWeights
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.runlog import RunLog
@@ -445,7 +446,7 @@ def _print_summary(trainer: Trainer) -> None:
         table.add_row(name, value)
     out = console.make_console()
     out.print(table)
-    for problem in data.episodes.skipped:
+    for problem in data.episodes.skipped[:LISTED]:
         out.print(f"skipped {problem}")
 
 

@@ -8,6 +8,7 @@ zeros.
 
 import itertools
 import json
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -32,7 +33,8 @@ MISSING = 2**64 - 1
 INDEXED_AT_ONCE = 1024
 """Episodes whose metadata is asked for together, so that a server can answer in parallel."""
 
-BLOSC_HEADER = 16
+BLOSC_HEADER = struct.Struct("<4x3I")
+"""Of a chunk: bytes when decoded, bytes in its blocks, bytes as encoded."""
 
 Decoder = Callable[[Any, Any], Any]
 """From the bytes of a chunk to those that were encoded; the second argument is None or where they
@@ -209,7 +211,9 @@ class Array:
         self.key, self.shape, self.dtype = key, shape, dtype
         self.storage, self._chunk = storage, chunk
         self._order: Literal["C", "F"] = order
-        self._start, self._separator, self._decoders = f"{key}/{prefix}", separator, decoders
+        self._start, self._separator = f"{key}/{prefix}", separator
+        self._last_decoder = decoders[0] if decoders else None
+        self._outer_decoders = decoders[:0:-1]
         self._per_shard = None
         if shard is not None:
             self._per_shard = [s // c for s, c in zip(shard, chunk, strict=True)]
@@ -220,6 +224,8 @@ class Array:
         others = [range(-(-n // c)) for n, c in zip(shape[1:], chunk[1:], strict=True)]
         self.columns = [*itertools.product(*others)]
         """Of the chunks that make up a block: their places along all axes but the first."""
+        self.is_whole = chunk[1:] == shape[1:]
+        """Whether a block is a chunk."""
 
     @property
     def block(self) -> int:
@@ -270,14 +276,13 @@ class Array:
     ) -> npt.NDArray[Any]:
         """A chunk from its bytes; in `scratch` if its codec can write there."""
         try:
-            value = raw
-            for decoder in self._decoders[:0:-1]:
-                value = decoder(value, None)
-            if self._decoders:
-                value = self._decoders[0](value, scratch)
-            if memoryview(value).nbytes != self.size:
-                raise ValueError(f"it holds {memoryview(value).nbytes} bytes, not {self.size}")
-            return np.ndarray(self._chunk, self.dtype, value, order=self._order)
+            for decoder in self._outer_decoders:
+                raw = decoder(raw, None)
+            if self._last_decoder is not None:
+                raw = self._last_decoder(raw, scratch)
+            if len(raw) != self.size:
+                raise ValueError(f"it holds {len(raw)} bytes, not {self.size}")
+            return np.ndarray(self._chunk, self.dtype, raw, order=self._order)
         except Exception as error:  # each codec raises its own
             what = f"{self.where(place)} can't be decoded: {error}"
             raise ReadError(what, self.ticks(place)) from error
@@ -285,7 +290,7 @@ class Array:
     def assemble(self, number: int, chunks: Iterator[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """A block from the chunks at its places, cut to the array's end."""
         rows = min(self.block, self.shape[0] - number * self.block)
-        if self._chunk[1:] == self.shape[1:]:
+        if self.is_whole:
             return next(chunks)[:rows]
         whole = np.empty((rows, *self.shape[1:]), self.dtype)
         for column in self.columns:
@@ -308,7 +313,7 @@ class Array:
     def span(self, place: tuple[int, ...]) -> Span | None:
         """Where a chunk's bytes are; None where its shard says that it was never written."""
         if self._per_shard is None:
-            return Span(f"{self._start}{self._separator.join(map(str, place))}")
+            return Span(self._start + self._separator.join(map(str, place)))
         counts = self._per_shard
         file = self._separator.join(str(i // n) for i, n in zip(place, counts, strict=True))
         key = f"{self._start}{file}"
@@ -464,11 +469,13 @@ def _decoder(config: Mapping[str, Any]) -> Decoder:
 
 def _unblosc(raw: Any, out: Any) -> Any:
     # Blosc itself trusts the lengths in its header and would read past the end of a chunk cut off.
-    if len(raw) < BLOSC_HEADER or int.from_bytes(raw[12:16], "little") != len(raw):
+    if len(raw) < BLOSC_HEADER.size:
         raise ValueError("it is cut off")
-    if out is not None and int.from_bytes(raw[4:8], "little") != len(out):
-        out = None  # another size than its array says, which the caller refuses
-    return blosc.decompress(raw, out)
+    decoded, _, encoded = BLOSC_HEADER.unpack_from(raw)
+    if encoded != len(raw):
+        raise ValueError(f"it is cut off: {len(raw)} of {encoded} bytes")
+    # What has another size than its array says, the caller refuses.
+    return blosc.decompress(raw, out if out is not None and len(out) == decoded else None)
 
 
 def _checked(raw: Any, _: Any = None) -> Any:

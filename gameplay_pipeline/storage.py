@@ -72,10 +72,14 @@ def open_storage(location: str | Path) -> Storage:
         filesystem, path = _filesystem(url)
         if not url.partition("?")[0].endswith(".zip"):
             return Remote(filesystem, path, url)
-        remote = Remote(filesystem, path.rpartition("/")[0], url)
+        folder, _, name = path.rpartition("/")
+        remote = Remote(filesystem, folder, url)
+        # Opening it below would call everything "not found".
+        if next(remote.fetch([Span(name, 0, 4)])) is None:
+            raise StorageError(f"{url}: there is no such file")
         try:
             with filesystem.open(path) as file:
-                return Archive(remote, path.rpartition("/")[2], file, url)
+                return Archive(remote, name, file, url)
         except StorageError:
             raise
         except Exception as error:  # each protocol raises its own
@@ -180,7 +184,7 @@ class Remote:
                 yield None
             elif isinstance(value, Exception):
                 raise StorageError(f"{self._url}: {span.key}: {_why(value)}") from value
-            elif span.size is not None and len(value) > span.size:
+            elif len(value) > (span.size or abs(span.start) or len(value)):
                 raise StorageError(
                     f"{self._url}: the server sends whole files when asked for parts of them; "
                     "download the dataset, or use a server that supports Range requests"
@@ -192,8 +196,6 @@ class Remote:
         path = f"{self._path}/{folder}".rstrip("/")
         try:
             found = self._filesystem.ls(path, detail=False)
-        except FileNotFoundError:
-            return []
         except Exception:  # each protocol has its own way to say that it has no listing
             return None
         return [name.rstrip("/").rpartition("/")[2] for name in found]
@@ -300,8 +302,8 @@ class Archive:
             if place is None:
                 yield None
                 continue
-            found = next(raw) or b""
-            yield found if place.start != self._entries[span.key].start else self._cut(span, found)
+            found = next(raw)
+            yield found if place[1] != self._entries[span[0]].start else self._cut(span, found)
 
     def children(self, folder: str) -> list[str]:
         return list(self._children.get(folder.rstrip("/"), ()))
@@ -338,9 +340,10 @@ class Archive:
             self._starts[key] = start
         return start
 
-    def _cut(self, span: Span, raw: bytes | memoryview) -> bytes | memoryview:
+    def _cut(self, span: Span, raw: bytes | memoryview | None) -> bytes | memoryview:
         """A span of an entry that was read with its header."""
         entry = self._entries[span.key]
+        raw = raw or b""
         first = self._header(span.key, entry, raw) - entry.start
         data = memoryview(raw)[first : first + entry.size]
         if len(data) < entry.size:
@@ -366,14 +369,11 @@ class _Buffer:
         """`size` bytes from `start`, or fewer at the file's end."""
         if len(self._memory) < size:
             self._memory = memoryview(bytearray(size))
-        done = 0
-        while done < size:
-            # One call stops at 2 GiB.
-            count = os.preadv(file, [self._memory[done:size]], start + done)
-            if not count:
-                break
-            done += count
-        return self._memory[:done]
+        found = self._memory[:size]
+        done = os.preadv(file, [found], start)
+        while done < size and (more := os.preadv(file, [found[done:]], start + done)):
+            done += more  # one call stops at 2 GiB
+        return found[:done]
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -78,8 +78,8 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
     BREAKS[reason](zarr.open_group(made.path)["episode_1"])
     episodes = Episodes(made.path)
     assert [episode.name for episode in episodes.episodes] == [f"episode_{i}" for i in (0, 2, 3, 4)]
-    assert [skipped.episode for skipped in episodes.skipped] == ["episode_1"]
-    assert reason in episodes.skipped[0].what
+    assert {problem.episode for problem in episodes.skipped} == {"episode_1"}
+    assert any(reason in problem.what for problem in episodes.skipped)
     with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
         Episodes(made.path, validate=False)
 

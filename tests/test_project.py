@@ -17,7 +17,7 @@ LAYERS = (
     {"common.config", "common.window", "common.layers", "common.losses",
      "common.metrics"},
     {"common.model", "common.episodes", "common.preprocess", "common.optim", "common.runlog"},
-    {"common.residency", "common.checkpoint", "models.*"},
+    {"common.residency", "common.health", "common.checkpoint", "models.*"},
     {"common.dataset"},
     {"common.policy"},
     {"evaluate", "rollout", "analyze_dataset"},

@@ -1,9 +1,11 @@
 """The one dataset: windows over the episodes of a split, on any residency."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
@@ -233,6 +235,15 @@ def _buffer(threads: int) -> int:
     return 2 * threads
 
 
-def _read_ahead(load, count: int, threads: int) -> Iterator[Batch]:
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=_buffer(threads))
-    return iter(grain.MapDataset.range(count).map(load).to_iter_dataset(options))
+def _read_ahead(load: Callable[[int], Batch], count: int, threads: int) -> Iterator[Batch]:
+    """`load` of 0, 1, ... in order, called in threads before it is asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        numbers = iter(range(count))
+        ahead = deque(pool.submit(load, n) for n in itertools.islice(numbers, _buffer(threads)))
+        try:
+            while ahead:
+                batch = ahead.popleft().result()
+                ahead.extend(pool.submit(load, n) for n in itertools.islice(numbers, 1))
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -22,6 +22,9 @@ from BC_training.common.types import (
 from gameplay_pipeline.reader import Array, Entry, Reader, ReadError, read_frames
 from gameplay_pipeline.storage import is_url
 
+LISTED = 20
+"""Problems that a message names."""
+
 REQUESTS = 16
 """Episodes whose tables are asked for at a time where they lie behind a URL."""
 
@@ -107,10 +110,10 @@ class Episodes:
         self.skipped: list[Problem] = []
         with ThreadPoolExecutor(REQUESTS if is_url(path) else 1) as pool:
             for found in pool.map(self._examine, entries.items()):
-                if isinstance(found, Problem):
-                    self.skipped.append(found)
-                else:
+                if isinstance(found, Episode):
                     self.episodes.append(found)
+                else:
+                    self.skipped += found
         self._set_aside(self._copies())
 
     def __len__(self) -> int:
@@ -241,25 +244,21 @@ class Episodes:
             )
         return tuple(value)
 
-    def _examine(self, item: tuple[str, Entry | ReadError]) -> Episode | Problem:
+    def _examine(self, item: tuple[str, Entry | ReadError]) -> Episode | list[Problem]:
+        """The episode, or all that can be told against it without decoding its frames."""
         name, entry = item
         if isinstance(entry, ReadError):
-            return Problem("error", name, str(entry))
-        for what in self._wrong_metadata(entry):
-            return Problem("error", name, what)
+            return [Problem("error", name, str(entry))]
+        if wrong := [Problem("error", name, what) for what in self._wrong_metadata(entry)]:
+            return wrong
         try:
-            missing = entry.arrays["frames"].missing()
-            if missing:
-                block, length = entry.arrays["frames"].block, entry.arrays["frames"].shape[0]
-                first, last = missing[0] * block, min((missing[-1] + 1) * block, length)
-                what = f"{len(missing)} of its frames' chunks are missing"
-                return Problem("error", name, what, (first, last))
+            wrong = [*_missing_frames(entry)]
             episode = Episode(entry, entry.arrays["actions"].read())
-            for problem in self._wrong_tables(episode):
-                return problem
+            wrong += self._wrong_tables(episode)
         except (ReadError, UnreadableError) as error:
-            return Problem("error", name, f"it can't be read: {error}", error.ticks)
-        return episode
+            wrong.append(Problem("error", name, f"it can't be read: {error}", error.ticks))
+            return wrong
+        return wrong or episode
 
     def _wrong_metadata(self, entry: Entry) -> Iterator[str]:
         """What is wrong with an episode's arrays by their shapes and types."""
@@ -309,15 +308,17 @@ class Episodes:
         """What is wrong with the values of an episode's tables."""
         state = episode.state if self._use_state else None
         if state is not None:
-            for tick, column in np.argwhere(~np.isfinite(state)).tolist():
+            wrong = ~np.isfinite(state)
+            for column in np.flatnonzero(wrong.any(axis=0)).tolist():
                 name = self.state_names[column] if self.state_names else f"column {column}"
-                what = f"its state {name} is {state[tick, column]}"
-                yield Problem("error", episode.name, what, (tick, tick + 1))
+                for ticks in stretches(wrong[:, column]):
+                    what = f"its state {name} is {state[ticks[0], column]}"
+                    yield Problem("error", episode.name, what, ticks)
         timestamps = episode.timestamps
         if timestamps is not None:
-            for tick in np.flatnonzero(~(np.diff(timestamps) > 0)).tolist():
-                what = "its timestamps do not rise from here to the next tick"
-                yield Problem("error", episode.name, what, (tick, tick + 1))
+            for first, last in stretches(~(np.diff(timestamps) > 0)):
+                what = "its timestamps do not rise"
+                yield Problem("error", episode.name, what, (first, last + 1))
 
     def _copies(self) -> list[Problem]:
         """Later copies of an episode: one in training and one in validation would flatter."""
@@ -347,7 +348,9 @@ class Episodes:
         lengths = np.array([episode.length for episode in self.episodes], np.int64)
         self.starts: Int[np.ndarray, "E"] = np.cumsum(lengths) - lengths
         """Row of each episode's first tick when all episodes are laid end to end."""
-        listed = "\n".join(f"  {problem}" for problem in self.skipped)
+        listed = "\n".join(f"  {problem}" for problem in self.skipped[:LISTED])
+        if len(self.skipped) > LISTED:
+            listed += f"\n  and {len(self.skipped) - LISTED} more; analyze_dataset lists them all"
         if self.skipped and not self._validate:
             raise UserError(
                 f"{self.path}: broken episodes:\n{listed}\n"
@@ -355,6 +358,22 @@ class Episodes:
             )
         if not self.episodes:
             raise UserError(f"{self.path}: none of its episodes can be used:\n{listed}")
+
+
+def stretches(flags: Bool[np.ndarray, "N"], least: int = 1) -> list[tuple[int, int]]:
+    """First and one past the last of each run of at least `least` True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= least]
+
+
+def _missing_frames(entry: Entry) -> Iterator[Problem]:
+    """Frames whose chunks are not there; zarr itself would take them for black."""
+    frames = entry.arrays["frames"]
+    absent = np.zeros(frames.shape[0], bool)
+    for block in frames.missing() or ():
+        absent[block * frames.block : (block + 1) * frames.block] = True
+    for ticks in stretches(absent):
+        yield Problem("error", entry.name, "its frames are missing on disk", ticks)
 
 
 def _commonest(entries: Iterable[Entry | ReadError]) -> tuple[tuple[int, int, int], int]:

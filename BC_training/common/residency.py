@@ -329,7 +329,7 @@ def _is_sound(folder: Path, episodes: Episodes) -> bool:
     sound = (
         list(journal.written) == [episode.name for episode in kept]
         and file.is_file()
-        and file.stat().st_size == sizes.sum()
+        and file.stat().st_size == int(sizes.sum())
     )
     if sound:
         count = max(2, int(CHECKED_BYTES / max(sizes.mean(), 1)))

@@ -1,0 +1,235 @@
+"""Frames per second delivered as ready batches, by layout, window and residency.
+
+    uv run python benchmarks/loader.py [--seconds 2] [--rounds 5]
+
+Writes a made recording of textured frames at 144x256 in each layout and times, in turns within one
+run: one frame at a time through zarr-python, stacked with NumPy (the baseline); residencies `stream`
+and `cache`; and two ceilings, decoding alone (compressed chunks in memory, one thread a core, nothing
+else done) and copying alone (frames in memory gathered into batches). Prints a table and writes
+benchmarks/results/loader.json. A ratio is the median over the rounds of the two rates in a round.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+import zarr
+from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]
+from zarr.storage import ZipStore
+
+from BC_training.common import console
+from BC_training.common.config import DatasetConfig
+from BC_training.common.dataset import Dataset
+from BC_training.common.episodes import Episodes
+from BC_training.common.residency import open_frames
+from BC_training.common.types import WindowSpec
+from benchmarks.recorded import write_recording
+
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+
+EPISODES, LENGTH, BATCH = 8, 512, 32
+
+THREADS = os.cpu_count() or 2
+
+
+class Layout(NamedTuple):
+    """How frames lie on disk."""
+
+    name: str
+    file: str
+    zarr_format: int
+    chunk: int
+    shard: int | None = None
+
+
+LAYOUTS = (
+    Layout("v2, 1 frame a chunk, .zip (as published)", "published.zarr.zip", 2, 1),
+    Layout("v2, 1 frame a chunk, folder", "folder.zarr", 2, 1),
+    Layout("v2, 64 frames a chunk", "large.zarr", 2, 64),
+    Layout("v3, 1 frame a chunk, 512 a shard", "sharded.zarr", 3, 1, 512),
+)
+
+Rate = Callable[[float], float]
+"""Frames per second, measured for about so many seconds."""
+
+
+def timed(work: Iterator[int], seconds: float) -> float:
+    """Frames per second of an endless worker that yields how many it has done."""
+    next(work)
+    frames, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds:
+        frames += next(work)
+    return frames / passed
+
+
+def one_at_a_time(path: Path, *, keep_open: bool) -> Rate:
+    """zarr-python, frame by frame, each looked up by its path as scripts do, or from arrays that
+    are kept open."""
+    store = ZipStore(path, mode="r") if path.suffix == ".zip" else path
+    top = path.stem if path.suffix == ".zip" else ""
+    root = zarr.open_group(store, path=top, mode="r")
+    opened: list[Any] = [root[f"episode_{number}/frames"] for number in range(EPISODES)]
+    rng = np.random.default_rng(0)
+
+    def work() -> Iterator[int]:
+        while True:
+            frames = []
+            for _ in range(4):
+                number, tick = rng.integers(EPISODES), rng.integers(LENGTH)
+                array: Any = opened[number] if keep_open else root[f"episode_{number}"]["frames"]  # pyright: ignore[reportIndexIssue]
+                frames.append(array[tick])
+            np.stack(frames)
+            yield len(frames)
+
+    return lambda seconds: timed(work(), seconds)
+
+
+def batches(path: Path, kind: Any, cache_dir: Path, window: WindowSpec) -> Rate:
+    """The project's own loader, as training uses it."""
+    episodes = Episodes(path)
+    settings = DatasetConfig(
+        path=str(path), residency=kind, cache_dir=str(cache_dir), shuffle_buffer=1024
+    )
+    opened = open_frames(episodes, settings, threads=THREADS, in_flight=0)
+    dataset = Dataset(
+        episodes, range(EPISODES), window, opened.frames, seed=0,
+        shuffle_buffer=settings.shuffle_buffer,
+    )  # fmt: skip
+
+    def work() -> Iterator[int]:
+        steps = 10_000_000 // BATCH
+        for batch in dataset.train_batches(
+            batch_size=BATCH, starts=range(steps), steps=[1] * steps, threads=THREADS
+        ):
+            yield BATCH * batch.observation.valid.shape[-1]
+
+    return lambda seconds: timed(work(), seconds)
+
+
+def in_threads(job: Callable[[int], int], seconds: float, threads: int) -> float:
+    """Frames per second of a job that is done over and over in threads."""
+
+    def run(thread: int) -> tuple[int, float]:
+        done, start = 0, time.perf_counter()
+        for number in itertools.count(thread, threads):
+            if time.perf_counter() - start > seconds:
+                break
+            done += job(number)
+        return done, time.perf_counter() - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        found = list(pool.map(run, range(threads)))
+    return sum(done for done, _ in found) / max(passed for _, passed in found)
+
+
+def decode_only(path: Path, frames_per_chunk: int) -> Rate:
+    """Chunks that are in memory already, decoded into memory that is there already."""
+    frames = Episodes(path).episodes[0].frames
+    spans = [frames.span((number, 0, 0, 0)) for number in range(frames.blocks)]
+    raw = [bytes(r) for r in frames.storage.fetch([s for s in spans if s]) if r is not None]
+    size = frames.size
+
+    def rate(seconds: float) -> float:
+        targets = [np.empty(size, np.uint8) for _ in range(THREADS)]
+
+        def job(number: int) -> int:
+            blosc.decompress(raw[number % len(raw)], targets[number % THREADS])
+            return frames_per_chunk
+
+        return in_threads(job, seconds, THREADS)
+
+    return rate
+
+
+def copy_only(window: WindowSpec) -> Rate:
+    """Frames in memory, gathered into batches; in one thread or in all, whichever is faster."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (EPISODES * LENGTH, 144, 256, 3), np.uint8)
+    picks = [rng.integers(0, len(frames), BATCH * window.ticks) for _ in range(64)]
+
+    def job(number: int) -> int:
+        return len(frames[picks[number % 64]])
+
+    return lambda seconds: max(in_threads(job, seconds / 2, n) for n in {1, THREADS})
+
+
+def measure(folder: Path, layout: Layout, window: WindowSpec, seconds: float, rounds: int):
+    """Rates of all kinds in one layout."""
+    path = folder / layout.file
+    kinds = {
+        "baseline": one_at_a_time(path, keep_open=False),
+        "kept open": one_at_a_time(path, keep_open=True),
+        "stream": batches(path, "stream", folder, window),
+        "cache": batches(path, "cache", folder, window),
+        "decode": decode_only(path, layout.chunk),
+        "copy": copy_only(window),
+    }
+    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, rate in kinds.items():
+            found[kind].append(rate(seconds))
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(found[one], found[other], strict=True))
+
+    return {
+        "layout": layout.name,
+        "window": window.ticks,
+        "frames_per_second": {kind: statistics.median(rates) for kind, rates in found.items()},
+        "stream_to_baseline": ratio("stream", "baseline"),
+        "stream_to_decode": ratio("stream", "decode"),
+        "cache_to_baseline": ratio("cache", "baseline"),
+        "cache_to_copy": ratio("cache", "copy"),
+    }
+
+
+def main(seconds: float = 2.0, rounds: int = 5) -> None:
+    """Times every way of loading in every layout.
+
+    Args:
+        seconds: of each measurement.
+        rounds: of all of them in turn.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for layout in LAYOUTS:
+            path = write_recording(
+                folder / layout.file, EPISODES, LENGTH,
+                zarr_format=layout.zarr_format, chunk=layout.chunk, shard=layout.shard,
+            )  # fmt: skip
+            for ticks in (1,):
+                rows.append(measure(folder, layout, WindowSpec(ticks=ticks), seconds, rounds))
+            stored = sum(f.stat().st_size for f in folder.rglob("*") if path.name in str(f))
+            print(f"{layout.name}: measured ({stored / 2**20:.0f} MiB)", flush=True)
+    table = console.make_table(f"Frames/s in batches of {BATCH}, 144x256, {THREADS} cores")
+    table.add_column("layout", no_wrap=True)
+    kinds = list(rows[0]["frames_per_second"])
+    for column in ("T", *kinds, "stream/base", "/decode", "cache/base", "/copy"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row["layout"],
+            str(row["window"]),
+            *(f"{row['frames_per_second'][kind]:,.0f}" for kind in kinds),
+            f"{row['stream_to_baseline']:.0f}x",
+            f"{row['stream_to_decode']:.2f}",
+            f"{row['cache_to_baseline']:.0f}x",
+            f"{row['cache_to_copy']:.2f}",
+        )
+    console.make_console().print(table)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"cores": THREADS, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
