@@ -328,13 +328,14 @@ class Array:
         """Start and size of each chunk of a shard; None where there is no such file."""
         if key not in self._indices:
             length = 16 * chunks + 4
-            (raw,) = self.storage.fetch(
-                [Span(key, 0, length) if self._index_first else Span(key, -length)]
-            )
+            place = Span(key, 0, length) if self._index_first else Span(key, -length)
             try:
+                (raw,) = self.storage.fetch([place])
                 self._indices[key] = (
                     None if raw is None else np.frombuffer(_checked(raw), "<u8").reshape(chunks, 2)
                 )
+            except StorageError as error:
+                raise ReadError(str(error)) from error
             except ValueError as error:
                 raise ReadError(f"{key}: the index of this shard is damaged: {error}") from error
         return self._indices[key]

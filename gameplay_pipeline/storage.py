@@ -184,7 +184,7 @@ class Remote:
                 yield None
             elif isinstance(value, Exception):
                 raise StorageError(f"{self._url}: {span.key}: {_why(value)}") from value
-            elif len(value) > (span.size or abs(span.start) or len(value)):
+            elif len(value) > _most(span, len(value)):
                 raise StorageError(
                     f"{self._url}: the server sends whole files when asked for parts of them; "
                     "download the dataset, or use a server that supports Range requests"
@@ -401,6 +401,13 @@ def _hub_address(url: str) -> str:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     path = "/".join(parts[3:])
     return f"{endpoint}/datasets/{parts[1]}/{name}/resolve/{revision or 'main'}/{path}"
+
+
+def _most(span: Span, found: int) -> int:
+    """Bytes that a span can have, of which `found` came."""
+    if span.size is not None:
+        return span.size
+    return -span.start if span.start < 0 else found
 
 
 def _why(error: Exception) -> str:

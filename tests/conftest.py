@@ -1,5 +1,6 @@
 """Fixtures that every test file may use, and the runtime check of shapes and types."""
 
+import contextlib
 import os
 import tempfile
 
@@ -11,6 +12,7 @@ from jaxtyping import install_import_hook
 _hook = install_import_hook(["BC_training"], "beartype.beartype")
 
 from tests.made_data import Made, make_dataset  # noqa: E402
+from tests.web import Ranged, serving  # noqa: E402
 
 # Many tests compile the same small step, some in processes of their own.
 _compiled = tempfile.TemporaryDirectory(prefix="compiled_")
@@ -36,3 +38,10 @@ def made(tmp_path) -> Made:
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Serves the test's folder over HTTP; gives the server's address."""
+    with contextlib.ExitStack() as servers:
+        yield lambda handler=Ranged: servers.enter_context(serving(tmp_path, handler))

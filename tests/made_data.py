@@ -1,6 +1,7 @@
 """Small made datasets, written with zarr-python alone, as a stranger would."""
 
 import dataclasses
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,13 @@ def make_dataset(
         actions.append(pressed)
         state.append(values.astype(np.float32))
     return Made(path, frames, actions, state)
+
+
+def zipped(folder: Path, top: bool = True, compression: int = zipfile.ZIP_STORED) -> Path:
+    """Packs a dataset beside itself, as published ones are, with or without a top folder."""
+    path = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                archive.write(file, file.relative_to(folder.parent if top else folder))
+    return path

@@ -21,7 +21,7 @@ from BC_training import __main__, evaluate
 from BC_training import train as trainer
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
-from tests.made_data import make_dataset
+from tests.made_data import make_dataset, zipped
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "data" / "freedoom_human_sample.zarr.zip"
@@ -148,6 +148,77 @@ def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
     going_on = train(made.path, folder, "--training.num_epochs", str(bundle.epoch + 1), "--resume")
     assert going_on.status == 0, going_on.err
     assert f"from step {bundle.step}" in going_on.out
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(tmp_path, chunk):
+    made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64, 32), chunk=chunk)
+    folder = tmp_path / "run"
+    options = ("--training.num_epochs", "6", "--dataset.residency", "stream",
+               "--dataset.stream_memory_gib", "0.00035", "--dataset.shuffle_buffer", "16")  # fmt: skip
+    make = trainer.make_train_step
+    gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
+    kept = gone.read_bytes()
+
+    def breaking(*arguments):
+        step = make(*arguments)
+
+        def run_step(state, batches, resident):
+            state, figures = step(state, batches, resident)
+            if int(state.step) == 10:
+                gone.unlink(missing_ok=True)
+            return state, figures
+
+        return run_step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_train_step", breaking)
+        broken = train(made.path, folder, *options)
+    assert broken.status == 1
+    assert "Traceback" not in broken.err
+    assert "episode_1/frames: tick" in broken.err
+    assert "is missing" in broken.err
+    assert "--resume goes on from there" in broken.err
+    step = int(last(folder).name)
+    assert step >= 10
+    assert f"Stopped after step {step}," in broken.err
+    gone.write_bytes(kept)
+    resumed = train(made.path, folder, *options, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert f"from step {step}" in resumed.out
+
+
+def test_residencies_layouts_and_places_give_the_same_metrics(made, tmp_path, serve):
+    """The published zip, its folder, the same over HTTP, from a cache, a stream or the device."""
+    figures = []
+    archive = zipped(made.path)
+    places = (made.path, archive, f"{serve()}/{archive.name}")
+    kinds = [(place, "auto") for place in places]
+    kinds += [(made.path, "stream"), (made.path, "device"), (places[2], "stream")]
+    for number, (place, residency) in enumerate(kinds):
+        folder = tmp_path / f"run{number}"
+        done = train(
+            place, folder, "--training.num_epochs", "2", "--dataset.residency", residency,
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        figures.append([
+            {name: value for name, value in record.items() if name.startswith(("train", "val"))}
+            for record in records(folder)
+        ])  # fmt: skip
+    assert figures[0]
+    assert all(other == figures[0] for other in figures[1:])
+
+
+def test_several_steps_a_dispatch_learn_the_same(made, tmp_path):
+    options = ("--training.num_epochs", "3", "--logging.log_every_n_steps", "1")
+    found = []
+    for size in (1, 3):
+        folder = tmp_path / f"run{size}"
+        done = train(made.path, folder, *options, "--training.steps_per_dispatch", str(size))
+        assert done.status == 0, done.err
+        found.append(checkpoints.flatten(nnx.state(checkpoints.load_model(last(folder))[1])))
+    for name in found[0]:
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_run_keeps_the_first_and_resume_refuses_other_settings(made, tmp_path):

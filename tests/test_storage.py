@@ -1,12 +1,9 @@
 """Bytes in folders, archives and behind URLs; zarr-python is the oracle of what is in them."""
 
-import functools
-import http.server
 import itertools
 import re
 import shutil
 import struct
-import threading
 import warnings
 import zipfile
 from pathlib import Path
@@ -19,7 +16,8 @@ from BC_training.common.episodes import Episodes
 from BC_training.common.types import UserError
 from gameplay_pipeline import storage
 from gameplay_pipeline.storage import Span, StorageError, open_storage
-from tests.made_data import make_dataset
+from tests.made_data import make_dataset, zipped
+from tests.web import Whole
 
 LAYOUTS = {
     "v2": {},
@@ -28,76 +26,6 @@ LAYOUTS = {
     "v3, shards": {"zarr_format": 3, "chunk": 1, "shard": 16},
     "v3, shards of chunks": {"zarr_format": 3, "chunk": 8, "shard": 16},
 }
-
-
-class Ranged(http.server.SimpleHTTPRequestHandler):
-    """Serves parts of files, as object stores and web servers do; Python's own handler can't."""
-
-    protocol_version = "HTTP/1.1"
-    honours_ranges = True
-
-    def do_GET(self) -> None:
-        path = Path(self.translate_path(self.path))
-        if "forbidden" in self.path or not path.is_file():
-            self._answer(403 if "forbidden" in self.path else 404, b"")
-            return
-        data = path.read_bytes()
-        asked = re.match(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
-        if asked is None or not self.honours_ranges:
-            self._answer(200, data)
-            return
-        first = int(asked[1]) if asked[1] else max(len(data) - int(asked[2]), 0)
-        last = min(int(asked[2]), len(data) - 1) if asked[1] and asked[2] else len(data) - 1
-        content = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
-        self._answer(206, data[first : last + 1], content)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def _answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        ranges = {"Accept-Ranges": "bytes"} if self.honours_ranges else {}
-        sizes = {"Content-Length": str(len(data))}
-        for name, value in {**sizes, **ranges, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Whole(Ranged):
-    """A server that knows no ranges."""
-
-    honours_ranges = False
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Serves the test's folder; gives its address."""
-    servers = []
-
-    def start(handler=Ranged) -> str:
-        made = functools.partial(handler, directory=str(tmp_path))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), made)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def zipped(folder: Path, top: bool = True, compression: int = zipfile.ZIP_STORED) -> Path:
-    path = folder.with_name(f"{folder.name}.zip")
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for file in sorted(folder.rglob("*")):
-            if file.is_file():
-                archive.write(file, file.relative_to(folder.parent if top else folder))
-    return path
 
 
 def consolidate(path: Path) -> None:

@@ -297,8 +297,8 @@ class Episodes:
                 yield f"state is {state.dtype}, not float32"
         if frames.shape[1:] != self.frame_shape:
             yield f"frames are {frames.shape[1:]}, most are {self.frame_shape}"
-        width = 0 if state is None else state.shape[1]
-        if width != self._state_width:
+        width = 0 if state is None else state.shape[-1]
+        if width != self._state_width and (state is None or not self.state_names):
             yield f"state has {width} columns, most have {self._state_width}"
         timestamps = arrays.get("timestamps")
         if timestamps is not None and timestamps.shape != (length,):
