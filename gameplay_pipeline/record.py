@@ -42,9 +42,9 @@ import tyro
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from gameplay_pipeline.progress import track
 from gameplay_pipeline.writer import (
     DatasetInfo,
     EpisodeWriter,
@@ -63,9 +63,6 @@ PATIENCE_S = 5.0
 
 LISTED = 10
 """Failed episodes that a message names."""
-
-LINE_EVERY_S = 10.0
-"""Seconds between progress lines where there is no terminal to draw a bar on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +189,13 @@ def _record(recording: Recording) -> None:
             results = _in_processes(recording, info, pending, workers)
         else:
             results = (_record_episode(recording, info, number) for number in pending)
-        for result in _with_progress(results, recording.episodes, len(pending)):
+        for result in track(
+            results,
+            "recording",
+            total=recording.episodes,
+            pending=len(pending),
+            frames_of=lambda result: 0 if isinstance(result, Failure) else result,
+        ):
             if isinstance(result, Failure):
                 failures.append(result)
             else:
@@ -452,34 +455,6 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _with_progress(
-    results: Iterator[int | Failure], total: int, pending: int
-) -> Iterator[int | Failure]:
-    """Passes results on, showing how far they are: a bar on a terminal, else sparse lines."""
-    began = last = time.monotonic()
-    frames = 0
-    columns = (
-        TextColumn("recording"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes, {task.fields[speed]:.0f} frames/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("recording", total=total, completed=total - pending, speed=0.0)
-        for number, result in enumerate(results, total - pending + 1):
-            frames += 0 if isinstance(result, Failure) else result
-            now = time.monotonic()
-            bar.update(task, advance=1, speed=frames / (now - began))
-            if bar.disable and now - last > LINE_EVERY_S:
-                last = now
-                print(
-                    f"recorded {number}/{total} episodes, {frames / (now - began):.0f} frames/s",
-                    flush=True,
-                )
-            yield result
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:

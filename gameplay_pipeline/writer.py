@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -196,10 +196,22 @@ class EpisodeWriter:
         if len(self._actions) % SHARD == 0:
             self._flush(SHARD)
 
-    def finish(self, attributes: dict[str, Any]) -> int:
+    def finish(
+        self,
+        attributes: dict[str, Any],
+        *,
+        timestamps: npt.NDArray[np.float64] | None = None,
+        check: Callable[[zarr.Group], None] | None = None,
+    ) -> int:
         """Completes the episode with its attributes (plain JSON) and puts it into the dataset.
 
-        `frame_count` and, where known, `fps` are added.
+        `frame_count` and, where known and not among them, `fps` are added.
+
+        Args:
+            attributes: of the episode.
+            timestamps: seconds [N] at which the frames were taken, where they are known.
+            check: looks at the whole episode before it takes its place; what it raises prevents
+                that.
 
         Returns:
             The number of ticks.
@@ -213,6 +225,8 @@ class EpisodeWriter:
         tables: dict[str, npt.NDArray[Any]] = {"actions": np.stack(self._actions)}
         if self._info.attributes:
             tables["state"] = np.stack(self._state)
+        if timestamps is not None:
+            tables["timestamps"] = timestamps
         with _writing(self._target):
             for name, table in tables.items():
                 array = self._group.create_array(
@@ -225,7 +239,9 @@ class EpisodeWriter:
                 )
                 array[:] = table
             fps = {} if self._info.fps is None else {"fps": self._info.fps}
-            self._group.attrs.update({**attributes, **fps, "frame_count": ticks})
+            self._group.attrs.update({**fps, **attributes, "frame_count": ticks})
+            if check is not None:
+                check(self._group)
             self._temporary.rename(self._target)
         return ticks
 

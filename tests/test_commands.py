@@ -154,8 +154,10 @@ def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
 def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(tmp_path, chunk):
     made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64, 32), chunk=chunk)
     folder = tmp_path / "run"
-    options = ("--training.num_epochs", "6", "--dataset.residency", "stream",
-               "--dataset.stream_memory_gib", "0.00035", "--dataset.shuffle_buffer", "16")  # fmt: skip
+    options = (
+        *("--training.num_epochs", "6", "--dataset.residency", "stream"),
+        *("--dataset.stream_memory_gib", "0.00035", "--dataset.shuffle_buffer", "16"),
+    )
     make = trainer.make_train_step
     gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
     kept = gone.read_bytes()

@@ -96,8 +96,14 @@ def open_frames(
         return Opened(DeviceFrames(episodes, folder, threads), kind, reason)
     if kind == "cache":
         return Opened(CachedFrames(episodes, folder, threads), kind, reason)
-    bound = int(settings.stream_memory_gib * GIB)
-    return Opened(StreamedFrames(episodes, bound, in_flight, settings.shuffle_buffer), kind, reason)
+    frames = StreamedFrames(
+        episodes,
+        bound=int(settings.stream_memory_gib * GIB),
+        in_flight=in_flight,
+        shuffle_buffer=settings.shuffle_buffer,
+        threads=threads,
+    )
+    return Opened(frames, kind, reason)
 
 
 def choose(episodes: Episodes, cache_dir: Path) -> tuple[str, str]:
@@ -196,7 +202,9 @@ class StreamedFrames(Frames):
     Chunks of several frames are kept while the order of samples still needs them.
     """
 
-    def __init__(self, episodes: Episodes, bound: int, in_flight: int, shuffle_buffer: int):
+    def __init__(
+        self, episodes: Episodes, *, bound: int, in_flight: int, shuffle_buffer: int, threads: int
+    ):
         """Opens it; nothing is decoded yet.
 
         Args:
@@ -204,6 +212,7 @@ class StreamedFrames(Frames):
             bound: bytes that decoded frames may occupy.
             in_flight: bytes of them in batches that are read ahead.
             shuffle_buffer: ticks among which samples are shuffled.
+            threads: that decode chunks of several frames ahead of their use.
 
         Raises:
             UserError: the bound is too small for the batches and the buffer.
@@ -214,6 +223,8 @@ class StreamedFrames(Frames):
             tuple[int, int], Future[UInt8[np.ndarray, "n H W C"]]
         ] = collections.OrderedDict()
         self._is_blocked = episodes.block > 1
+        # Their own, so that many are decoded at once while batches wait for one.
+        self._pool = ThreadPoolExecutor(threads)
         needed = in_flight
         if self._is_blocked:
             # This group of blocks, the next one, and what their windows reach back into.
@@ -237,7 +248,7 @@ class StreamedFrames(Frames):
         for at, key in enumerate(zip(numbers, blocks, strict=True)):
             places[key].append(at)
         for key, positions in places.items():
-            out[positions] = self._block(*key)[ticks[positions]]
+            out[positions] = self._block(*key).result()[ticks[positions]]
         return out
 
     def prepare(self, first: int, last: int) -> None:
@@ -255,25 +266,18 @@ class StreamedFrames(Frames):
         blocks, ticks = np.divmod(rows - starts[numbers], sizes)
         return numbers.tolist(), blocks.tolist(), ticks
 
-    def _block(self, number: int, block: int) -> UInt8[np.ndarray, "n H W C"]:
-        """A decoded block; whoever asks first decodes it, others wait for that."""
+    def _block(self, number: int, block: int) -> Future[UInt8[np.ndarray, "n H W C"]]:
+        """A block, decoded or about to be; whoever asks first has it decoded."""
         key = (number, block)
         with self._lock:
-            found = self._blocks.get(key)
-            is_new = found is None
-            if found is None:
-                found = self._blocks[key] = Future()
+            if key not in self._blocks:
+                size = self._episodes.episodes[number].frames.block
+                ticks = slice(block * size, (block + 1) * size)
+                self._blocks[key] = self._pool.submit(self._episodes.read_frames, number, ticks)
                 while len(self._blocks) > self._capacity:
                     self._blocks.popitem(last=False)
             self._blocks.move_to_end(key)
-        if is_new:
-            size = self._episodes.episodes[number].frames.block
-            try:
-                ticks = slice(block * size, (block + 1) * size)
-                found.set_result(self._episodes.read_frames(number, ticks))
-            except BaseException as error:
-                found.set_exception(error)
-        return found.result()
+            return self._blocks[key]
 
 
 def cache_folder(episodes: Episodes, cache_dir: Path) -> Path:
