@@ -1,123 +1,22 @@
 """What is in a dataset, and what is wrong with it.
 
-uv run -m BC_training.analyze_dataset --dataset dataset/boss_arena.zarr [--json FILE]
+uv run -m BC_training.analyze_dataset --dataset dataset/boss_arena.zarr [--html FILE] [--json FILE]
 """
 
 import json as json_format
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
-from jaxtyping import Bool
 
-from BC_training.common import console, losses
+from BC_training.analysis import page, reaction, statistics
+from BC_training.common import console, health
 from BC_training.common.episodes import Episodes
+from BC_training.common.types import Problem
 
-MAX_VOCABULARY = 256
-"""State columns of whole numbers with no more distinct values than this are listed as one."""
-
-
-def summarize(episodes: Episodes) -> dict[str, Any]:
-    """All that the tables show, as plain JSON data."""
-    lengths = np.array([episode.length for episode in episodes.episodes])
-    actions = np.concatenate([episode.actions for episode in episodes.episodes])
-    spec, fps = episodes.spec(), episodes.fps()
-    return {
-        "path": str(episodes.path),
-        "episodes": len(episodes),
-        "frames": int(lengths.sum()),
-        "frame_shape": list(episodes.frame_shape),
-        "raw_bytes": int(lengths.sum()) * int(np.prod(episodes.frame_shape)),
-        "fps": fps,
-        "color_order": spec.frame.color_order,
-        "resize": spec.frame.resize,
-        "lengths": {
-            "min": int(lengths.min()),
-            "median": float(np.median(lengths)),
-            "max": int(lengths.max()),
-        },
-        "actions": _actions(episodes, actions, fps),
-        "rows_with_several_actions": float((actions.sum(axis=1) > 1).mean()),
-        "rows_with_no_action": float((~actions.any(axis=1)).mean()),
-        "co_pressed": _co_pressed(episodes.actions, actions),
-        "state": _state(episodes),
-        "invalid": [
-            {"episode": problem.episode, "reason": problem.what} for problem in episodes.skipped
-        ],
-    }
-
-
-def press_lengths(pressed: Bool[np.ndarray, "N"]) -> list[int]:
-    """Ticks of each uninterrupted press, in order; those at the edges as far as they are seen."""
-    edges = np.diff(np.concatenate([[False], pressed, [False]]).astype(np.int8))
-    return (np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)).tolist()
-
-
-def _actions(
-    episodes: Episodes, actions: Bool[np.ndarray, "N A"], fps: float | None
-) -> dict[str, Any]:
-    inverse = losses.class_weights(actions, "inverse_frequency")[0]
-    positive = losses.class_weights(actions, "positive")[0]
-    found = {}
-    for column, name in enumerate(episodes.actions):
-        presses = [
-            length
-            for episode in episodes.episodes
-            for length in press_lengths(episode.actions[:, column])
-        ]
-        median = float(np.median(presses)) if presses else None
-        found[name] = {
-            "frequency": float(actions[:, column].mean()),
-            "presses": len(presses),
-            "median_press_ticks": median,
-            "longest_press_ticks": max(presses, default=None),
-            "median_press_ms": None if median is None or fps is None else 1000 * median / fps,
-            "class_weight_inverse_frequency": float(inverse[column]),
-            "class_weight_positive": float(positive[column]),
-        }
-    return found
-
-
-def _co_pressed(names: tuple[str, ...], actions: Bool[np.ndarray, "N A"]) -> list[dict[str, Any]]:
-    """Pairs by how often they are pressed together, the commonest first."""
-    together = actions.astype(np.float64).T @ actions / len(actions)
-    pairs = [
-        {"actions": [names[a], names[b]], "frequency": float(together[a, b])}
-        for a in range(len(names))
-        for b in range(a + 1, len(names))
-        if together[a, b] > 0
-    ]
-    return sorted(pairs, key=lambda pair: -pair["frequency"])
-
-
-def _state(episodes: Episodes) -> dict[str, Any]:
-    known = [episode.state for episode in episodes.episodes if episode.state is not None]
-    if not known:
-        return {}
-    state = np.concatenate(known)
-    found = {}
-    for column in range(state.shape[1]):
-        name = episodes.state_names[column] if episodes.state_names else f"column {column}"
-        values = state[:, column]
-        finite = values[np.isfinite(values)]
-        distinct, counts = np.unique(finite, return_counts=True)
-        whole = len(finite) > 0 and bool((distinct == np.round(distinct)).all())
-        is_vocabulary = whole and 1 < len(distinct) <= MAX_VOCABULARY and "Anim" in name
-        found[name] = {
-            "min": float(finite.min()) if len(finite) else None,
-            "mean": float(finite.mean(dtype=np.float64)) if len(finite) else None,
-            "max": float(finite.max()) if len(finite) else None,
-            "distinct": len(distinct),
-            "not_finite": len(values) - len(finite),
-            "vocabulary": {
-                str(int(distinct[i])): int(counts[i]) for i in np.argsort(-counts, kind="stable")
-            }
-            if is_vocabulary
-            else None,
-        }
-    return found
+LISTED = 50
+"""Errors, and warnings, that the console names."""
 
 
 def _print(summary: Mapping[str, Any]) -> None:
@@ -181,30 +80,68 @@ def _print(summary: Mapping[str, Any]) -> None:
             common = list(row["vocabulary"].items())[:6]
             listed = ", ".join(f"{value} ({count:,})" for value, count in common)
             out.print(f"{name}: {len(row['vocabulary'])} ids, commonest {listed}")
-    if summary["invalid"]:
-        out.print(f"{len(summary['invalid'])} invalid episodes:")
-        for row in summary["invalid"]:
-            out.print(f"  {row['episode']}: {row['reason']}")
-    else:
-        out.print("all episodes are valid")
+
+
+def _print_delays(summary: Mapping[str, Any]) -> None:
+    out = console.make_console()
+    out.print("Delay of buttons after what happens on screen (ticks, 90 percent interval):")
+    for action, row in summary["delays"].items():
+        out.print(f"  {action}: {reaction.in_words(row, summary['fps'])}")
+
+
+def _print_verdict(problems: Sequence[Problem]) -> None:
+    out = console.make_console()
+    errors = [problem for problem in problems if problem.severity == "error"]
+    for kind, some in (("error", errors), ("warning", [p for p in problems if p not in errors])):
+        for problem in some[:LISTED]:
+            out.print(f"{kind}: {problem}", style="red" if kind == "error" else "yellow")
+        if len(some) > LISTED:
+            out.print(f"and {len(some) - LISTED} more {kind}s; --json lists them all")
+    broken = len({problem.episode for problem in errors})
+    out.print(
+        "verdict: "
+        + (f"{broken} episodes can't be trained on" if broken else "all episodes are valid")
+        + f", {len(problems) - len(errors)} warnings"
+    )
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def analyze(dataset: Path, json: Path | None = None) -> int:
-    """Describes a dataset.
+def analyze(
+    dataset: str,
+    html: Path | None = None,
+    json: Path | None = None,
+    strict: bool = False,
+    threads: int = 2,
+) -> int:
+    """Describes a dataset. Every frame is decoded once.
 
     Args:
-        dataset: a zarr directory or a .zip of one.
-        json: also write the figures there.
+        dataset: a zarr directory, a .zip of one, or a URL of either.
+        html: write a page with plots and sample frames there, to be opened in a browser.
+        json: write the figures there.
+        strict: exit with status 1 if there are errors.
+        threads: that decode.
     """
-    summary = summarize(Episodes(dataset))
+    episodes = Episodes(dataset)
+    problems = health.inspect(episodes, threads=threads)
+    # What can't be decoded can't be looked at any further.
+    unreadable = [p for p in problems if p.severity == "error" and p not in episodes.skipped]
+    if unreadable:
+        episodes.drop(unreadable)
+    summary = statistics.summarize(episodes, problems)
+    summary["delays"] = reaction.estimate(episodes)
     _print(summary)
+    _print_delays(summary)
+    _print_verdict(problems)
     if json is not None:
-        json.write_text(json_format.dumps(summary, indent=2) + "\n")
-    return 0
+        json.write_text(json_format.dumps(summary, indent=2, allow_nan=False) + "\n")
+    if html is not None:
+        html.write_text(page.render(summary, page.sample_presses(episodes)))
+        print(f"page: {html}")
+    return 1 if strict and any(problem.severity == "error" for problem in problems) else 0
 
 
 def main() -> int:

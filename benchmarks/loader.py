@@ -86,7 +86,7 @@ def one_at_a_time(path: Path, *, keep_open: bool) -> Rate:
             frames = []
             for _ in range(4):
                 number, tick = rng.integers(EPISODES), rng.integers(LENGTH)
-                array: Any = opened[number] if keep_open else root[f"episode_{number}"]["frames"]  # pyright: ignore[reportIndexIssue]
+                array: Any = opened[number] if keep_open else root[f"episode_{number}"]["frames"]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
                 frames.append(array[tick])
             np.stack(frames)
             yield len(frames)

@@ -60,7 +60,12 @@ def write_recording(
         frames = np.moveaxis(textured_frames(length, number), -1, 1)
         actions = np.repeat(rng.random((-(-length // 8), len(ACTIONS))) < 0.1, 8, axis=0)[:length]
         for name, values, chunks, shards in (
-            ("frames", frames, (chunk, *frames.shape[1:]), shard and (shard, *frames.shape[1:])),
+            (
+                "frames",
+                frames,
+                (chunk, *frames.shape[1:]),
+                (shard, *frames.shape[1:]) if shard else None,
+            ),
             ("actions", actions, actions.shape, None),
         ):
             group.create_array(

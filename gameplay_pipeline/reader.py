@@ -226,6 +226,8 @@ class Array:
         """Of the chunks that make up a block: their places along all axes but the first."""
         self.is_whole = chunk[1:] == shape[1:]
         """Whether a block is a chunk."""
+        self.is_image = chunk == (1, *shape[1:]) and order == "C"
+        """Whether a chunk is just what is seen at one tick."""
 
     @property
     def block(self) -> int:
@@ -413,7 +415,7 @@ def read_frames(
     """
     channels, height, width = shape
     out = np.empty((len(ticks), height, width, channels), np.uint8)
-    if all(array.block == 1 and array.is_whole for array in arrays):
+    if all(array.is_image for array in arrays):
         _read_images(arrays, ticks, out)
         return out
     places: dict[tuple[Array, int], list[tuple[int, int]]] = {}
@@ -440,9 +442,9 @@ def _read_images(
     planes = tuple(scratch.reshape(out.shape[-1], *out.shape[1:3]))
     for array, place, span, target in zip(arrays, places, spans, out, strict=True):
         decoded = array.decode(place, array.take(place, span, raw), scratch)
-        cv2.merge(
-            planes if decoded is scratch else tuple(decoded.reshape(-1, *target.shape[:2])), target
-        )
+        if decoded is not scratch:
+            scratch[:] = decoded
+        cv2.merge(planes, target)
 
 
 def _array_v2(storage: Storage, key: str, metadata: Mapping[str, Any]) -> Array:

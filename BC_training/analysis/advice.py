@@ -1,0 +1,78 @@
+"""Values for a configuration that a dataset suggests, each with its reason."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+HUMAN_SCATTER_S = 0.12
+"""By which a person misses the same moment from one time to the next."""
+
+MIN_STEPS = 50
+"""In an epoch, below which a smaller batch is worth having."""
+
+
+class Advice(NamedTuple):
+    """A value for a key."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+def advise(summary: Mapping[str, Any]) -> list[Advice]:
+    """What a dataset's figures suggest."""
+    episodes, fps = summary["episodes"], summary["fps"]
+    few = episodes < 20
+    train, val = (0.7, 0.3) if few else (0.8, 0.1)
+    frequencies = [row["frequency"] for row in summary["actions"].values() if row["frequency"] > 0]
+    spread = max(frequencies, default=1) / min(frequencies, default=1)
+    batch = 32
+    while batch > 8 and summary["frames"] * train / batch < MIN_STEPS:
+        batch //= 2
+    gib = summary["raw_bytes"] / 2**30
+    found = [
+        Advice("dataset.path", summary["path"], "this dataset"),
+        Advice(
+            "dataset.train_ratio", train,
+            f"{episodes} episodes: "
+            + ("with so few, a tenth would leave too little to judge by" if few
+               else "a tenth to judge by, and a tenth that nothing was ever chosen on"),
+        ),
+        Advice("dataset.val_ratio", val, "what training does not need"),
+        Advice(
+            "dataset.residency", "auto",
+            f"{gib:.2f} GiB decoded: kept on the accelerator if that has {gib / 0.6:.2f} GiB free, "
+            "else in a file",
+        ),
+        Advice(
+            "training.use_class_weights", spread > 3,
+            f"the commonest action is pressed {spread:.0f} times as often as the rarest",
+        ),
+        Advice(
+            "training.batch_size", batch,
+            f"{int(summary['frames'] * train / batch):,} steps in an epoch",
+        ),
+    ]  # fmt: skip
+    if fps is not None:
+        found.append(
+            Advice(
+                "evaluation.onset_tolerance", max(1, round(HUMAN_SCATTER_S * fps)),
+                f"people miss the same moment by about {1000 * HUMAN_SCATTER_S:.0f} ms, at "
+                f"{fps:g} ticks a second",
+            )
+        )  # fmt: skip
+    if any("state" in p["what"] for p in summary["problems"] if p["severity"] == "error"):
+        found.append(
+            Advice("dataset.use_state", False, "episodes in which only the state is broken stay")
+        )
+    return found
+
+
+def as_yaml(advice: list[Advice]) -> str:
+    """The values as sections of a configuration file."""
+    tree: dict[str, Any] = {}
+    for key, value, _ in advice:
+        section, name = key.split(".")
+        tree.setdefault(section, {})[name] = value
+    return yaml.safe_dump(tree, sort_keys=False)

@@ -1,0 +1,130 @@
+"""What training loses to its input: the default pure CNN at 144x256, on every residency.
+
+    uv run python -m benchmarks.input_wait [--steps 20] [--rounds 3]
+
+Runs the train step on a made recording, fed by each residency and, for comparison, with one batch
+over and over. Prints the share of the time spent waiting for a batch and the speed against the
+constant batch, both medians over rounds in turn, and writes
+benchmarks/results/input_wait-<device>.json. `device` is measured where there is an accelerator.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import tyro
+
+from BC_training.common import config as configs
+from BC_training.common import console
+from BC_training.common.checkpoint import Checkpoints
+from BC_training.common.dataset import open_data
+from BC_training.train import Trainer
+from benchmarks.recorded import write_recording
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Timing(NamedTuple):
+    """One run of steps."""
+
+    images_per_second: float
+    wait_share: float
+
+
+def make_trainer(folder: Path, path: Path, residency: str, steps: int) -> Trainer:
+    raw = {
+        "dataset": {
+            "path": str(path), "residency": residency, "cache_dir": str(folder),
+            "train_ratio": 1.0, "val_ratio": 0.0,
+        },
+        "model": {"name": "pure_cnn"},
+        "training": {"steps_per_dispatch": steps},
+    }  # fmt: skip
+    config = configs.validate(raw, "benchmark")
+    run = Checkpoints(folder / f"run-{residency}", keep_last=1, best_metric="exact_match")
+    return Trainer(config, open_data(config), run, resume=False)
+
+
+def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
+    """Some steps from where the trainer stands; the first, which compiles, is not counted."""
+    training = trainer.config.training
+    size = training.steps_per_dispatch
+    count = steps // size + 1
+    batches = trainer.train_set.train_batches(
+        batch_size=training.batch_size, starts=[size * n for n in range(count)],
+        steps=[size] * count, threads=trainer.config.system.num_workers,
+    )  # fmt: skip
+    resident = trainer.train_set.resident
+    batch = next(batches)
+    if constant:
+        batch = jax.device_put(batch)
+    trainer.state, _ = jax.block_until_ready(trainer.train_step(trainer.state, batch, resident))
+    start, waited = time.perf_counter(), 0.0
+    for _ in range(count - 1):
+        if not constant:
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+        trainer.state, _ = trainer.train_step(trainer.state, batch, resident)
+    jax.block_until_ready(trainer.state.step)
+    passed = time.perf_counter() - start
+    return Timing((count - 1) * size * training.batch_size / passed, waited / passed)
+
+
+def main(steps: int = 20, rounds: int = 3, steps_per_dispatch: int = 1) -> None:
+    """Times training on every residency.
+
+    Args:
+        steps: of each run.
+        rounds: of all runs in turn.
+        steps_per_dispatch: as in the configuration.
+    """
+    kind = jax.devices()[0].device_kind
+    residencies = ["cache", "stream"] + (["device"] if jax.default_backend() != "cpu" else [])
+    found: dict[str, list[Timing]] = {name: [] for name in ("constant", *residencies)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = write_recording(folder / "made.zarr.zip", 4, 512, zarr_format=2, chunk=1, shard=None)
+        trainers = {
+            residency: make_trainer(folder, path, residency, steps_per_dispatch)
+            for residency in residencies
+        }
+        for _ in range(rounds):
+            found["constant"].append(time_steps(trainers["cache"], steps, constant=True))
+            for residency, trainer in trainers.items():
+                found[residency].append(time_steps(trainer, steps, constant=False))
+        for trainer in trainers.values():
+            trainer.run.close()
+    rows: dict[str, dict[str, Any]] = {}
+    table = console.make_table(f"pure_cnn, 144x256, batch 32, {kind}")
+    for column in ("input", "images/s", "% waiting", "of constant"):
+        table.add_column(column, justify="left" if column == "input" else "right")
+    for residency, timings in found.items():
+        pairs = zip(timings, found["constant"], strict=True)
+        rows[residency] = {
+            "images_per_second": statistics.median(t.images_per_second for t in timings),
+            "wait_share": statistics.median(t.wait_share for t in timings),
+            "of_constant": statistics.median(
+                t.images_per_second / c.images_per_second for t, c in pairs
+            ),
+        }
+        row = rows[residency]
+        table.add_row(
+            residency, f"{row['images_per_second']:,.1f}", f"{100 * row['wait_share']:.2f}",
+            f"{row['of_constant']:.3f}",
+        )  # fmt: skip
+    console.make_console().print(table)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"input_wait-{kind.lower().replace(' ', '-')}.json"
+    file.write_text(
+        json.dumps({"device": kind, "jax": jax.__version__, "steps": steps,
+                    "steps_per_dispatch": steps_per_dispatch, "rows": rows}, indent=2) + "\n"
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
