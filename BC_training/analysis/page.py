@@ -189,13 +189,16 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
         if counts:
             ticks = np.repeat(list(counts), list(counts.values()))
             most = max(int(np.quantile(ticks, 0.98)), 2)
-            axes.hist(np.minimum(ticks, most), bins=min(most, 30), color=FIRST)
+            step = -(-most // 30)
+            axes.hist(np.minimum(ticks, most), np.arange(0.5, most + step + 0.5, step), color=FIRST)
         median = row["median_press_ticks"]
         said = "never pressed" if median is None else f"median {median:g} ticks"
         if median is not None and fps is not None:
             said += f", {1000 * median / fps:.0f} ms"
         axes.set_title(f"{name}\n{said}")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    grid[-1].set_xlabel("ticks")
     return _svg(figure)
 
 

@@ -80,7 +80,7 @@ def _changes(episodes: Episodes, number: int) -> Float[np.ndarray, "n F"]:
 
 
 def _delay(
-    changes: list[Float[np.ndarray, "n F"]], presses: list[Float[np.ndarray, "n"]]
+    changes: list[Float[np.ndarray, "_ F"]], presses: list[Float[np.ndarray, "_"]]
 ) -> dict[str, Any]:
     def none(reason: str) -> dict[str, Any]:
         return {"ticks": None, "reason": reason, "correlation": []}
@@ -114,7 +114,7 @@ def _delay(
 
 
 def _held_out(
-    changes: list[Float[np.ndarray, "n F"]], presses: list[Float[np.ndarray, "n"]], lag: int
+    changes: list[Float[np.ndarray, "_ F"]], presses: list[Float[np.ndarray, "_"]], lag: int
 ) -> Float[np.ndarray, "E 6"]:
     """Per episode, the sums that a correlation of presses with their predictions needs."""
     inputs = [change[: len(change) - lag] for change in changes]

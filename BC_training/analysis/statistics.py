@@ -142,7 +142,7 @@ def _state(episodes: Episodes) -> dict[str, Any]:
     return found
 
 
-def _histogram(values: Float[np.ndarray, "N"]) -> dict[str, list[float]] | None:
+def _histogram(values: Float[np.ndarray, "N"]) -> dict[str, list[Any]] | None:
     if len(values) == 0:
         return None
     counts, edges = np.histogram(values.astype(np.float64), bins=BINS)
