@@ -105,7 +105,7 @@ class Reader:
                 own = {key: next(values) for key in self._metadata_keys(name)}
                 try:
                     yield self._entry(name, own)
-                except (ReadError, ValueError, KeyError, TypeError, AttributeError) as error:
+                except Exception as error:  # whatever damaged metadata may raise
                     yield ReadError(f"its metadata can't be read: {error!s}")
 
     def fingerprint(self) -> str:

@@ -212,6 +212,7 @@ class Remote:
             digest.update(part or b"")
         with contextlib.suppress(Exception):  # a folder has no such information over HTTP
             information = dict(self._filesystem.info(self._filesystem._strip_protocol(self._url)))
+            information.pop("url", None)  # where a server redirects to, signed anew each time
             digest.update(json.dumps(information, sort_keys=True, default=str).encode())
         return digest.hexdigest()
 
@@ -247,7 +248,7 @@ class Archive:
             length = file.tell()
             with zipfile.ZipFile(file) as archive:
                 found = archive.infolist()
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
             raise StorageError(
                 f"{where}: neither a folder nor a whole .zip: {error}. "
                 "If it was downloaded, download it again."

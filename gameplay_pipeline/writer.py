@@ -8,6 +8,7 @@ is complete, so that a dataset holds whole episodes only, whenever its writer is
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -283,4 +284,6 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            reason += ". Complete episodes are kept: make room and run the same command to continue"
         raise RecordError(f"{path} can't be written: {reason}") from error

@@ -198,7 +198,7 @@ def test_a_disk_that_fills_keeps_what_is_done(made, tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert full.returncode == 1
-    assert "can't be written: File too large" in full.stderr
+    assert "can't be written: File too large. Complete episodes are kept: make room" in full.stderr
     assert "Traceback" not in full.stderr
     assert run(made.path, out) == 0
     assert np.array_equal(read(out, 2)["frames"], made.frames[2])

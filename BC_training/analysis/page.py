@@ -190,7 +190,8 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
             ticks = np.repeat(list(counts), list(counts.values()))
             most = max(int(np.quantile(ticks, 0.98)), 2)
             step = -(-most // 30)
-            axes.hist(np.minimum(ticks, most), np.arange(0.5, most + step + 0.5, step), color=FIRST)
+            edges = np.arange(0.5, most + step + 0.5, step).tolist()
+            axes.hist(np.minimum(ticks, most), edges, color=FIRST)
         median = row["median_press_ticks"]
         said = "never pressed" if median is None else f"median {median:g} ticks"
         if median is not None and fps is not None:
