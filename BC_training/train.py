@@ -123,7 +123,7 @@ def make_train_step(
         one = functools.partial(step, resident)
         if len(batches.weight) > 1:
             return jax.lax.scan(one, state, batches)
-        # Without the loop, in which XLA compiles convolutions for the CPU several times slower.
+        # A loop of one would only be one more thing to compile.
         state, figures = one(state, jax.tree.map(lambda x: x[0], batches))
         return state, jax.tree.map(lambda x: x[None], figures)
 
@@ -241,7 +241,7 @@ class Trainer:
         first, end = int(self.state.step), (epoch + 1) * self.steps_per_epoch
         size = self.config.training.steps_per_dispatch
         total = -(-self.steps_per_epoch // size)
-        left = -(-(end - first) // size)
+        left = total - (first - epoch * self.steps_per_epoch) // size
         dispatches = console.progress(range(left), f"Epoch {epoch + 1}", total, total - left)
         pending: list[dict[str, Array]] = []
         epoch_losses: list[float] = []

@@ -1,6 +1,6 @@
 """Frames per second delivered as ready batches, by layout, window and residency.
 
-    uv run python benchmarks/loader.py [--seconds 2] [--rounds 5]
+    uv run python -m benchmarks.loader [--seconds 2] [--rounds 5]
 
 Writes a made recording of textured frames at 144x256 in each layout and times, in turns within one
 run: one frame at a time through zarr-python, stacked with NumPy (the baseline; also with its arrays

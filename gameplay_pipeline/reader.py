@@ -73,10 +73,12 @@ class Reader:
         self.location = str(location)
         try:
             self._storage = open_storage(location)
-            self._consolidated = self._read_consolidated() if is_url(location) else {}
-            self.zarr_format, self.attributes = self._read_root()
         except StorageError as error:
             raise ReadError(str(error)) from error
+        self._consolidated: dict[str, Any] = {}
+        if is_url(location):
+            self._consolidated = self._read_consolidated()
+        self.zarr_format, self.attributes = self._read_root()
 
     def names(self) -> list[str]:
         """The episodes' names, in natural order.
@@ -96,7 +98,11 @@ class Reader:
         return [found[number] for number in sorted(found)]
 
     def entries(self, names: Sequence[str]) -> Iterator[Entry | ReadError]:
-        """Metadata of episodes, in that order; of one that is broken, why."""
+        """Metadata of episodes, in that order; of one that is broken, why.
+
+        Raises:
+            ReadError: where the dataset is, can't be reached any more.
+        """
         for first in range(0, len(names), INDEXED_AT_ONCE):
             some = names[first : first + INDEXED_AT_ONCE]
             keys = [key for name in some for key in self._metadata_keys(name)]
@@ -146,14 +152,17 @@ class Reader:
 
     def _fetch_metadata(self, keys: Sequence[str]) -> Iterator[Any]:
         """Parsed JSON files; None for those that are not there, an error for the unreadable."""
-        if getattr(self, "_consolidated", None):
+        if self._consolidated:
             yield from (self._consolidated.get(key) for key in keys)
             return
-        for raw in self._storage.fetch([Span(key) for key in keys]):
-            try:
-                yield None if raw is None else json.loads(bytes(raw))
-            except ValueError as error:
-                yield error
+        try:
+            for raw in self._storage.fetch([Span(key) for key in keys]):
+                try:
+                    yield None if raw is None else json.loads(bytes(raw))
+                except ValueError as error:
+                    yield error
+        except StorageError as error:
+            raise ReadError(str(error)) from error
 
     def _entry(self, name: str, metadata: Mapping[str, Any]) -> Entry:
         for key, value in metadata.items():
