@@ -33,6 +33,9 @@ MISSING = 2**64 - 1
 INDEXED_AT_ONCE = 1024
 """Episodes whose metadata is asked for together, so that a server can answer in parallel."""
 
+MAX_COLUMNS = 10_000
+"""Chunks side by side at one tick, above which metadata must be damaged."""
+
 BLOSC_HEADER = struct.Struct("<4x3I")
 """Of a chunk: bytes when decoded, bytes in its blocks, bytes as encoded."""
 
@@ -86,7 +89,10 @@ class Reader:
         Raises:
             ReadError: where the dataset is, nothing can be listed.
         """
-        children = self._storage.children("")
+        try:
+            children = self._storage.children("")
+        except StorageError as error:
+            raise ReadError(str(error)) from error
         if self._consolidated:
             children = list({key.partition("/")[0] for key in self._consolidated})
         if children is None:
@@ -231,6 +237,8 @@ class Array:
         self.size = int(np.prod(chunk)) * dtype.itemsize
         """Bytes of a decoded chunk."""
         others = [range(-(-n // c)) for n, c in zip(shape[1:], chunk[1:], strict=True)]
+        if np.prod([float(len(places)) for places in others]) > MAX_COLUMNS:
+            raise ReadError(f"{key}: shape {shape} in chunks of {chunk} can't be meant")
         self.columns = [*itertools.product(*others)]
         """Of the chunks that make up a block: their places along all axes but the first."""
         self.is_whole = chunk[1:] == shape[1:]
@@ -268,7 +276,10 @@ class Array:
                 if any(self.span((number, *column)) is None for column in self.columns)
             ]
         folder, _, name = self._start.rpartition("/")
-        listed = self.storage.children(folder)
+        try:
+            listed = self.storage.children(folder)
+        except StorageError as error:
+            raise ReadError(str(error)) from error
         if listed is None:
             return None
         present = set(listed)

@@ -38,6 +38,7 @@ from gameplay_pipeline.writer import (
     ZarrFormat,
     discard_partial,
     open_dataset,
+    partial_folder,
     size_on_disk,
 )
 
@@ -129,6 +130,8 @@ def repack(job: Repacking) -> int:
             return _rewrite(job, reader, entry, info, stop)
         except (ReadError, StorageError) as error:
             return Done(name, problem=str(error))
+        except OSError as error:
+            raise RecordError(f"{job.source}: {name}: {error}") from error
 
     try:
         with ThreadPoolExecutor(job.workers) as pool:
@@ -159,8 +162,15 @@ def _check(job: Repacking) -> None:
         source, out = Path(job.source).resolve(), job.out.resolve()
         if not source.exists():
             raise RecordError(f"{job.source}: no such dataset")
-        if source == out or source in out.parents or out in source.parents:
-            raise RecordError(f"OUT {job.out} and IN {job.source} lie in one another")
+        unfinished = partial_folder(out)
+        if any(
+            source == place or source in place.parents or place in source.parents
+            for place in (out, unfinished)
+        ):
+            raise RecordError(
+                f"OUT {job.out}, or {unfinished.name} where its unfinished episodes go, and IN "
+                f"{job.source} lie in one another"
+            )
 
 
 def _select(job: Repacking, names: list[str]) -> list[str]:
@@ -201,13 +211,15 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
         if asked != (width, height):
             resize = "area"
         width, height = asked
-    known = before.get("color_order", job.assume_color_order)
+    known = _color_order(job, before)
     if job.color_order is not None and known not in ("RGB", "BGR"):
         raise RecordError(
             f"--color-order: {job.source} does not say what its frames are in; "
             "give --assume-color-order RGB or BGR"
         )
     fps = before.get("fps")
+    if fps is not None and (not isinstance(fps, int | float) or fps <= 0):
+        raise RecordError(f"{job.source}: the attribute fps is {fps!r}, not a rate above zero")
     carried = ("keys", "attributes", "fps", "color_order", "resize", "resolution", "version")
     return DatasetInfo(
         keys=tuple(before["keys"]),
@@ -221,9 +233,16 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
             "repacked_from": job.source,
             "fingerprint": reader.fingerprint(),
             "every": job.every,
+            "read_as": known,
             **{key: value for key, value in before.items() if key not in carried},
         },
     )
+
+
+def _color_order(job: Repacking, attributes: dict[str, Any]) -> str | None:
+    """What the frames of IN are in, as it says or as is assumed."""
+    said = attributes.get("color_order")
+    return said if said in ("RGB", "BGR") else job.assume_color_order
 
 
 def _has_frames(entry: Entry) -> bool:
@@ -238,7 +257,7 @@ def _rewrite(
     tables = _read_tables(job, entry, info)
     frames = entry.arrays["frames"]
     kept = np.arange(0, frames.shape[0], job.every)
-    known = reader.attributes.get("color_order", job.assume_color_order)
+    known = _color_order(job, reader.attributes)
     swap = job.color_order is not None and job.color_order != known
     pressed = np.logical_or.reduceat(tables["actions"], kept, axis=0)
     state = tables.get("state", np.zeros((frames.shape[0], 0), np.float32))[kept]

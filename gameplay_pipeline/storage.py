@@ -125,6 +125,8 @@ class Folder:
             return [entry.name for entry in os.scandir(self._path / folder)]
         except (FileNotFoundError, NotADirectoryError):
             return []
+        except OSError as error:
+            raise StorageError(f"{self._path}/{folder}: {error.strerror}") from error
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._path).encode())

@@ -88,7 +88,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
     with _writing(path):
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             discard_partial(path)
-            new = _partial(path) / "root"
+            new = partial_folder(path) / "root"
             group = zarr.create_group(new, zarr_format=zarr_format)
             group.attrs.update(info.root_attributes())
             new.rename(path)
@@ -114,7 +114,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
 def discard_partial(path: Path) -> None:
     """Removes the unfinished episodes of a dataset that nobody writes any more."""
     with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(_partial(path))
+        shutil.rmtree(partial_folder(path))
 
 
 def episode_attributes(path: Path) -> dict[int, dict[str, Any]]:
@@ -140,7 +140,7 @@ class EpisodeWriter:
     def __init__(self, path: Path, number: int, info: DatasetInfo, zarr_format: ZarrFormat):
         """Begins episode `number` of the dataset that `open_dataset` prepared at `path`."""
         self._target = path / f"episode_{number}"
-        self._temporary = _partial(path) / self._target.name
+        self._temporary = partial_folder(path) / self._target.name
         self._info = info
         self._compressor: dict[str, Any] = {
             "compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle")
@@ -253,7 +253,7 @@ class EpisodeWriter:
             self._frames[stop - count : stop] = self._buffer[:count]
 
 
-def _partial(path: Path) -> Path:
+def partial_folder(path: Path) -> Path:
     """Where unfinished episodes are: beside the dataset, where no reader of it looks."""
     return path.with_name(path.name + ".partial")
 

@@ -105,6 +105,31 @@ def test_no_press_is_lost_when_ticks_are_dropped(made, tmp_path, every):
     assert read(tmp_path / "out.zarr", 3)["actions"].sum() == 2
 
 
+def test_an_order_of_colours_that_is_unknown_can_be_assumed_once(made, tmp_path):
+    zarr.open_group(made.path).attrs["color_order"] = "unknown"
+    options = {"color_order": "RGB", "assume_color_order": "BGR"}
+    assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
+    found = read(tmp_path / "out.zarr", 0)["frames"]
+    assert np.array_equal(found, made.frames[0][:, ::-1])
+    shutil.rmtree(tmp_path / "out.zarr")
+    assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
+    with pytest.raises(RecordError, match=r"source\.read_as: recorded with BGR, asked for RGB"):
+        run(made.path, tmp_path / "out.zarr", color_order="RGB", assume_color_order="RGB")
+
+
+def test_a_source_where_unfinished_episodes_would_go_is_refused(tmp_path):
+    made = make_dataset(tmp_path / "out.zarr.partial")
+    with pytest.raises(RecordError, match="lie in one another"):
+        run(made.path, tmp_path / "out.zarr")
+    assert np.array_equal(read(made.path, 0)["frames"], made.frames[0])
+
+
+def test_a_rate_that_is_none_is_refused(made, tmp_path):
+    zarr.open_group(made.path).attrs["fps"] = "17"
+    with pytest.raises(RecordError, match="fps is '17'"):
+        run(made.path, tmp_path / "out.zarr")
+
+
 def test_episodes_are_chosen_by_number_and_keep_it(tmp_path):
     names = ("episode_0", "episode_2", "episode_3", "episode_10", "episode_11")
     make_dataset(tmp_path / "made.zarr", names=names)
