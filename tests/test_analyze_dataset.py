@@ -104,6 +104,14 @@ def test_more_figures_are_those_of_a_slow_count(made):
     assert summary["rate_over_the_fight"]["left"] == pytest.approx(expected)
 
 
+def test_a_large_constant_has_no_histogram(made):
+    root = zarr.open_group(made.path)
+    for name in root.group_keys():
+        root[f"{name}/state"][:, 0] = 1e30
+    row = statistics.summarize(Episodes(made.path), [])["state"]["hp"]
+    assert (row["distinct"], row["histogram"]) == (1, None)
+
+
 def test_dodges_are_counted_by_animation_and_time(made):
     root = zarr.open_group(made.path)
     root.attrs.update({"keys": ["left", "right", "dodge_roll"], "attributes": ["NpcAnimId", "x"]})
@@ -158,6 +166,33 @@ def test_no_delay_is_made_up(tmp_path):
     assert "fewer than 4 episodes" in reaction.in_words(few["follow"], None)
 
 
+def echoes(path, combo: bool) -> Episodes:
+    """A screen that only shows what is pressed: one button in a rhythm, or another always after a
+    first one."""
+    rng = np.random.default_rng(2)
+    root = zarr.open_group(path, mode="w")
+    root.attrs.update({"keys": ["first", "second"], "fps": 10.0})
+    for number in range(8):
+        frames = rng.integers(90, 110, (300, 3, 24, 40)).astype(np.uint8)
+        pressed = np.zeros((300, 2), bool)
+        gap = (20, 40) if combo else (9, 12)
+        for tick in np.cumsum(rng.integers(*gap, 40)):
+            if tick + 12 < 300:
+                pressed[tick : tick + 3, 0] = True
+                frames[tick + 1, :, 4:12, 8:20] = 250
+                pressed[tick + 8 : tick + 10, 1] = combo
+        group = root.create_group(f"episode_{number}")
+        group.create_array("frames", data=frames, chunks=(1, 3, 24, 40))
+        group.create_array("actions", data=pressed, config={"write_empty_chunks": True})
+    return Episodes(path)
+
+
+@pytest.mark.parametrize("combo", [False, True])
+def test_what_buttons_do_to_the_screen_is_no_reaction(tmp_path, combo):
+    rows = reaction.estimate(echoes(tmp_path / "echoes.zarr", combo))
+    assert [row["ticks"] for row in rows.values()] == [None, None]
+
+
 class Page(html.parser.HTMLParser):
     """Counts tags, and keeps the addresses that a page would fetch."""
 
@@ -181,7 +216,7 @@ def analyzed(path, tmp_path):
 def test_the_page_needs_nothing_else_and_escapes_names(tmp_path):
     made = make_dataset(tmp_path / "made.zarr")
     root = zarr.open_group(made.path)
-    root.attrs["keys"] = ["<script>alert(1)</script>", "$x_2$ & <b>", "hit"]
+    root.attrs["keys"] = ["<script>alert(1)</script>", "$x_2$ & <b>", "打\n" + 80 * "x"]
     root.attrs["attributes"] = ["<i>hp</i>", "NpcAnimId"]
     text = analyzed(made.path, tmp_path).read_text()
     assert "<script" not in text
@@ -211,6 +246,9 @@ def test_small_odd_datasets_have_a_page_too(tmp_path, lengths):
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 def test_a_browser_shows_the_page(made, tmp_path):
     file = analyzed(made.path, tmp_path)
+    policy = """default-src 'none'; """
+    assert policy in file.read_text()
+    file.write_text(file.read_text().replace(policy, ""))
     probe = """<script>window.onload = () => { document.title = JSON.stringify({
       images: [...document.images].map(i => i.naturalWidth),
       plots: [...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect().width),

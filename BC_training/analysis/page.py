@@ -2,6 +2,7 @@
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ MAX_WIDTH = 240
 """Of a shown frame, in pixels."""
 
 INK, FIRST, SECOND = "#2b2f36", "#3b6ea5", "#c2703d"
+
+LONGEST_LABEL = 24
+"""Characters of a name in a plot."""
 
 NAMED_EPISODES = 60
 """More than these are shown as a histogram."""
@@ -130,17 +134,26 @@ def _plots(summary: Mapping[str, Any]) -> dict[str, Markup]:
             "rate": _rate(summary),
             "delays": _delays(summary),
         }
-        if summary["state"]:
+        if _varying(summary):
             plots["state"] = _state(summary)
-        if summary["dodges"]:
+        if _dodged(summary):
             plots["dodges"] = _dodges(summary)
     return plots
+
+
+def _label(name: str) -> str:
+    """A name on one line, short enough for a plot."""
+    line = " ".join(name.split())
+    return line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1] + "…"
 
 
 def _svg(figure: Figure) -> Markup:
     """A figure as part of a page. Its texts are escaped by matplotlib."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    with warnings.catch_warnings():
+        # Texts are drawn by the browser, which has more fonts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     return Markup(text[text.index("<svg") :])
 
@@ -165,7 +178,11 @@ def _lengths(summary: Mapping[str, Any]) -> Markup:
         axes.bar(range(len(lengths)), list(lengths.values()), color=FIRST)
         axes.set(xlabel="episode, in order", ylabel="ticks")
     else:
-        axes.hist(list(lengths.values()), bins=30, color=FIRST)
+        shortest, longest = summary["lengths"]["min"], summary["lengths"]["max"]
+        step = -(-(longest - shortest + 1) // 30)
+        edges = (np.arange(shortest, longest + step + 1, step) - 0.5).tolist()
+        axes.hist(list(lengths.values()), edges, color=FIRST)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="ticks", ylabel="episodes")
     return _svg(figure)
 
@@ -174,7 +191,8 @@ def _frequencies(summary: Mapping[str, Any]) -> Markup:
     names = list(summary["actions"])
     values = [100 * summary["actions"][name]["frequency"] for name in names]
     figure, axes = _single(0.5 + 0.3 * len(names))
-    bars = axes.barh(names, values, color=FIRST)
+    bars = axes.barh(range(len(names)), values, color=FIRST)
+    axes.set_yticks(range(len(names)), [_label(name) for name in names])
     axes.bar_label(bars, [f"{value:.2f} %" for value in values], padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="% of ticks", xlim=(0, 1.15 * max(*values, 1e-3)))
@@ -196,7 +214,7 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
         said = "never pressed" if median is None else f"median {median:g} ticks"
         if median is not None and fps is not None:
             said += f", {1000 * median / fps:.0f} ms"
-        axes.set_title(f"{name}\n{said}")
+        axes.set_title(f"{_label(name)}\n{said}")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid[-1].set_xlabel("ticks")
@@ -204,7 +222,7 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
 
 
 def _pressed_given(summary: Mapping[str, Any]) -> Markup:
-    names = list(summary["actions"])
+    names = [_label(name) for name in summary["actions"]]
     values = np.array(
         [[np.nan if v is None else 100 * v for v in row] for row in summary["pressed_given"]]
     )
@@ -227,7 +245,7 @@ def _rate(summary: Mapping[str, Any]) -> Markup:
     for axes, (name, rates) in zip(grid, summary["rate_over_the_fight"].items(), strict=True):
         values = [np.nan if rate is None else 100 * rate for rate in rates]
         axes.plot(np.linspace(0, 100, len(values)), values, color=FIRST)
-        axes.set_title(name)
+        axes.set_title(_label(name))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(3))
     grid[-1].set_xlabel("% of the fight")
@@ -243,7 +261,7 @@ def _delays(summary: Mapping[str, Any]) -> Markup:
             axes.axvspan(row["low"] - 0.3, row["high"] + 0.3, color=SECOND, alpha=0.2, lw=0)
             axes.axvline(row["ticks"], color=SECOND)
         said = "no estimate" if row["ticks"] is None else f"{row['ticks']} ticks"
-        axes.set_title(f"{name}: {said}")
+        axes.set_title(f"{_label(name)}: {said}")
         axes.set_xlim(0, reaction.LAGS)
         axes.yaxis.set_major_locator(MaxNLocator(3))
     grid[-1].set_xlabel("ticks before the press")
@@ -251,21 +269,37 @@ def _delays(summary: Mapping[str, Any]) -> Markup:
     return _svg(figure)
 
 
+def _varying(summary: Mapping[str, Any]) -> list[str]:
+    """State attributes whose histogram says something: no constants, no ids."""
+    return [
+        name
+        for name, row in summary["state"].items()
+        if row["distinct"] > 1 and row["vocabulary"] is None
+    ]
+
+
 def _state(summary: Mapping[str, Any]) -> Markup:
-    figure, grid = _grid(len(summary["state"]), 5, 1.3)
-    for axes, (name, row) in zip(grid, summary["state"].items(), strict=True):
-        if row["histogram"] is not None:
-            counts, edges = row["histogram"]["counts"], row["histogram"]["edges"]
-            axes.stairs(counts, edges, fill=True, color=FIRST)
-        axes.set_title(name)
+    varying = _varying(summary)
+    figure, grid = _grid(len(varying), 5, 1.3)
+    for axes, name in zip(grid, varying, strict=True):
+        histogram = summary["state"][name]["histogram"]
+        axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=FIRST)
+        axes.set_title(_label(name))
+        axes.ticklabel_format(axis="x", useOffset=False)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(2))
         axes.tick_params(labelsize=7)
     return _svg(figure)
 
 
+def _dodged(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Boss animations in which a dodge began."""
+    animations = summary["dodges"]["animations"] if summary["dodges"] else {}
+    return {number: row for number, row in animations.items() if row["delays"]}
+
+
 def _dodges(summary: Mapping[str, Any]) -> Markup:
-    animations = summary["dodges"]["animations"]
+    animations = _dodged(summary)
     figure, grid = _grid(len(animations), 4, 1.6)
     longest = max((delay for row in animations.values() for delay in row["delays"]), default=1)
     for axes, (number, row) in zip(grid, animations.items(), strict=True):

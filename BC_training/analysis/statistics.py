@@ -143,7 +143,8 @@ def _state(episodes: Episodes) -> dict[str, Any]:
 
 
 def _histogram(values: Float[np.ndarray, "N"]) -> dict[str, list[Any]] | None:
-    if len(values) == 0:
+    # One value has no range to divide, and a large one has none around it either.
+    if len(values) == 0 or values.min() == values.max():
         return None
     counts, edges = np.histogram(values.astype(np.float64), bins=BINS)
     return {"counts": counts.tolist(), "edges": edges.tolist()}
