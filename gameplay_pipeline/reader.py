@@ -1,9 +1,8 @@
 """Reads recorded datasets in zarr format 2 and 3, whatever their chunks; the only reader of zarr.
 
 It reads metadata and chunks itself. One image a chunk is how recordings are published, and on two
-cores zarr-python reads such images at a tenth of the speed at which they can be decoded, and
-tensorstore at two thirds (`benchmarks/loader.py`). A chunk that is missing is an error here, not
-zeros.
+cores zarr-python reads such images at a tenth of the speed at which they can be decoded
+(`benchmarks/loader.py`). A chunk that is missing is an error here, not zeros.
 """
 
 import itertools
@@ -78,6 +77,7 @@ class Reader:
             self._storage = open_storage(location)
         except StorageError as error:
             raise ReadError(str(error)) from error
+        self._fingerprint: str | None = None
         self._consolidated: dict[str, Any] = {}
         if is_url(location):
             self._consolidated = self._read_consolidated()
@@ -121,8 +121,10 @@ class Reader:
                     yield ReadError(f"its metadata can't be read: {error!s}")
 
     def fingerprint(self) -> str:
-        """Changes when files of the dataset do."""
-        return self._storage.fingerprint()
+        """Changes when files of the dataset do; as they are when it is first asked for."""
+        if self._fingerprint is None:
+            self._fingerprint = self._storage.fingerprint()
+        return self._fingerprint
 
     def other_arrays(self, name: str) -> list[str]:
         """What an episode holds besides `ARRAYS`, as far as that can be listed."""

@@ -1,7 +1,7 @@
 """What is wrong with a dataset: all that opening it finds, and all that only its frames show."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -77,12 +77,8 @@ def _of_frames(episodes: Episodes, least: int, threads: int) -> Iterator[Problem
     numbers = range(len(episodes))
     with ThreadPoolExecutor(threads) as pool:
         looked = pool.map(lambda number: _look_at(episodes, number, least), numbers)
-        yield from _flat(progress(looked, "Looking at frames", len(numbers)))
-
-
-def _flat(found: Iterable[list[Problem]]) -> Iterator[Problem]:
-    for problems in found:
-        yield from problems
+        for problems in progress(looked, "Looking at frames", len(numbers)):
+            yield from problems
 
 
 def _look_at(episodes: Episodes, number: int, least: int) -> list[Problem]:

@@ -227,6 +227,8 @@ class StreamedFrames(Frames):
         self._blocks: collections.OrderedDict[
             tuple[int, int], Future[UInt8[np.ndarray, "n H W C"]]
         ] = collections.OrderedDict()
+        self._sizes = np.array([episode.frames.block for episode in episodes.episodes])
+        """Frames in a block, by episode."""
         self._is_blocked = episodes.block > 1
         # Their own, so that many are decoded at once while batches wait for one.
         self._pool = ThreadPoolExecutor(threads)
@@ -267,8 +269,7 @@ class StreamedFrames(Frames):
         """Of each row: its episode, its block there, and its tick within the block."""
         starts = self._episodes.starts
         numbers = np.searchsorted(starts, rows, "right") - 1
-        sizes = np.array([e.frames.block for e in self._episodes.episodes])[numbers]
-        blocks, ticks = np.divmod(rows - starts[numbers], sizes)
+        blocks, ticks = np.divmod(rows - starts[numbers], self._sizes[numbers])
         return numbers.tolist(), blocks.tolist(), ticks
 
     def _block(self, number: int, block: int) -> Future[UInt8[np.ndarray, "n H W C"]]:
