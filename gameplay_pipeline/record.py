@@ -28,7 +28,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -184,22 +184,24 @@ def _record(recording: Recording) -> None:
     began = time.monotonic()
     frames = 0
     failures: list[Failure] = []
+    if workers > 1:
+        results = _in_processes(recording, info, pending, workers)
+    else:
+        results = (_record_episode(recording, info, number) for number in pending)
     try:
-        if workers > 1:
-            results = _in_processes(recording, info, pending, workers)
-        else:
-            results = (_record_episode(recording, info, number) for number in pending)
-        for result in track(
-            results,
-            "recording",
-            total=recording.episodes,
-            pending=len(pending),
-            frames_of=lambda result: 0 if isinstance(result, Failure) else result,
-        ):
-            if isinstance(result, Failure):
-                failures.append(result)
-            else:
-                frames += result
+        # Closed before anything is discarded: until then its processes write.
+        with contextlib.closing(results):
+            for result in track(
+                results,
+                "recording",
+                total=recording.episodes,
+                pending=len(pending),
+                frames_of=lambda result: 0 if isinstance(result, Failure) else result,
+            ):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    frames += result
     finally:
         discard_partial(recording.out)
     speed = frames / (time.monotonic() - began) if pending else None
@@ -370,7 +372,7 @@ def _plain(info: dict[str, Any]) -> dict[str, Any]:
 
 def _in_processes(
     recording: Recording, info: DatasetInfo, pending: list[int], workers: int
-) -> Iterator[int | Failure]:
+) -> Generator[int | Failure]:
     """Records episodes in several processes; yields each one's result when it is over."""
     # Spawned, not forked: the caller may hold threads and an accelerator.
     context = multiprocessing.get_context("spawn")
