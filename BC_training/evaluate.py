@@ -16,10 +16,10 @@ from jaxtyping import Array, Float
 from rich.table import Table
 
 from BC_training.common import checkpoint as checkpoints
-from BC_training.common import console, losses, metrics
+from BC_training.common import console, metrics, optim
 from BC_training.common.config import Config
 from BC_training.common.dataset import Dataset, open_data
-from BC_training.common.losses import ClassWeights
+from BC_training.common.losses import Objective
 from BC_training.common.metrics import Metrics
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec, UserError
@@ -37,8 +37,7 @@ class Predictions(NamedTuple):
 def make_eval_step(
     graph: nnx.GraphDef[Any],
     preprocess: Preprocess,
-    class_weights: ClassWeights,
-    label_smoothing: float,
+    objective: Objective,
 ) -> Callable[[Any, Any, Batch, Any], tuple[Array, Array, Array]]:
     """A jitted function of (params, rest, batch, resident frames): summed loss, its weight,
     probabilities [B, A]."""
@@ -46,8 +45,7 @@ def make_eval_step(
     @jax.jit
     def step(params: Any, rest: Any, batch: Batch, resident: Any) -> tuple[Array, Array, Array]:
         model = nnx.merge(graph, params, rest, copy=True)
-        batch = batch._replace(observation=preprocess(batch.observation, resident))
-        loss, logits = model.loss(batch, class_weights, label_smoothing, None)
+        loss, logits = model.loss(preprocess.batch(batch, resident), objective, None)
         weight = (batch.valid * batch.weight[:, None]).sum()
         return loss * weight, weight, jax.nn.sigmoid(logits[:, 0])
 
@@ -171,14 +169,13 @@ def evaluate(
     folder = checkpoints.locate(checkpoint)
     bundle, model = checkpoints.load_model(folder)
     config = bundle.resolved_config()
-    data = open_data(config, dataset)
+    data = open_data(config, dataset, bundle.preprocess.instructions)
     checkpoints.require_same(bundle, data.spec, str(data.episodes.path))
     train, chosen = data.splits["train"], data.splits[split]
     if len(chosen) == 0:
         raise UserError(f"{data.episodes.path}: the {split} split has no episode")
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    weights = losses.class_weights(train.actions, config.training.weighting())
-    step = make_eval_step(graph, bundle.preprocess, weights, config.training.label_smoothing)
+    step = make_eval_step(graph, bundle.preprocess, optim.objective(config.training, train.actions))
     figures = score(predict(step, params, rest, chosen, config), chosen, data.spec, config)
     others = baselines(train, chosen, data.spec, config)
     rows = {config.model.name: figures} | {name: row.as_dict() for name, row in others.items()}

@@ -21,18 +21,19 @@ import numpy as np
 import optax
 import yaml
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 from rich.table import Table
 
 from BC_training import evaluate
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
-from BC_training.common import console, losses, metrics, optim, preprocess
+from BC_training.common import console, metrics, optim, preprocess
+from BC_training.common.augment import Augmentation, make_augmentation
 from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
 from BC_training.common.config import Config
-from BC_training.common.dataset import Data, Dataset, open_data
+from BC_training.common.dataset import Data, open_data
 from BC_training.common.episodes import LISTED
-from BC_training.common.losses import ClassWeights
+from BC_training.common.losses import Objective
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.runlog import RunLog
 from BC_training.common.types import Batch, UnreadableError, UserError
@@ -45,9 +46,11 @@ FREE_ON_RESUME = (
     "training.checkpoint_dir",
     "training.save_every_n_epochs",
     "training.keep_last_n_checkpoints",
+    "training.early_stopping_patience",
     "evaluation.eval_every_n_epochs",
     "evaluation.rollout",
     "environment",
+    "play",
     "logging",
     "system.num_workers",
     "dataset.path",
@@ -73,7 +76,8 @@ def make_train_step(
     graph: nnx.GraphDef[Any],
     optimizer: optax.GradientTransformation,
     fitted: Preprocess,
-    class_weights: ClassWeights,
+    augmentation: Augmentation,
+    objective: Objective,
     config: Config,
 ) -> Callable[[TrainState, Batch, Any], tuple[TrainState, dict[str, Array]]]:
     """The jitted step: (state, stacked batches, resident frames) to (state, stacked figures).
@@ -81,39 +85,58 @@ def make_train_step(
     Does one step for each batch; the resident frames are those of the dataset, or None where the
     batches hold their frames themselves.
     """
-    seed = config.system.seed
+    training, key = config.training, jax.random.key(config.system.seed)
+    dtype = jnp.dtype(training.precision)
 
-    def step(resident: Any, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        batch = batch._replace(observation=fitted(batch.observation, resident))
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def gradients(params: Any, rest: Any, batch: Batch, key: PRNGKeyArray) -> tuple[Any, Any, Any]:
+        """Of one part of a batch: gradients, new batch statistics, figures."""
 
         def loss_of(params: Any) -> tuple[Array, tuple[Any, Array]]:
-            model = nnx.merge(graph, params, state.rest, copy=True)
-            rngs = nnx.Rngs(dropout=key)
-            loss, logits = model.loss(batch, class_weights, config.training.label_smoothing, rngs)
+            model = nnx.merge(graph, _cast(params, dtype), rest, copy=True)
+            seen = batch._replace(observation=_cast(batch.observation, dtype))
+            loss, logits = model.loss(seen, objective, nnx.Rngs(dropout=key))
             return loss, (nnx.state(model, nnx.Not(nnx.Param)), logits)
 
-        (loss, (rest, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (loss, (rest, logits)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+        exact = ((logits[:, 0] >= 0) == batch.actions[:, 0]).all(axis=-1)
+        return grads, rest, {"train/loss": loss, "train/exact_match": jnp.mean(exact)}
+
+    def step(resident: Any, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        parts = jax.tree.map(lambda x: x.reshape(training.accumulation, -1, *x.shape[1:]), batch)
+        at_step = jax.random.fold_in(key, state.step)
+
+        def part(rest: Any, number: Array | int) -> tuple[Any, tuple[Any, Any]]:
+            dropout, changes = jax.random.split(jax.random.fold_in(at_step, number))
+            own = fitted.batch(jax.tree.map(lambda x: x[number], parts), resident)
+            grads, rest, figures = gradients(
+                state.params, rest, augmentation(own, changes), dropout
+            )
+            return rest, (grads, figures)
+
+        if training.accumulation == 1:
+            rest, (grads, figures) = part(state.rest, 0)
+        else:
+            rest, (grads, figures) = _mean_of_parts(part, state, training.accumulation)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((params, rest)))
+        finite = jnp.isfinite(figures["train/loss"]) & jnp.isfinite(optax.tree.norm((params, rest)))
         broken = (state.bad_step < 0) & ~finite
-        figures = {
-            "train/loss": loss,
-            "train/exact_match": jnp.mean(
-                ((logits[:, 0] >= 0) == batch.actions[:, 0]).all(axis=-1)
-            ),
-            "train/grad_norm": optax.tree.norm(grads),
-        }
+        figures["train/grad_norm"] = optax.tree.norm(grads)
         if config.logging.log_gradients:
             for name, gradient in checkpoints.flatten(grads).items():
                 figures[f"gradients/{name}"] = jnp.linalg.norm(gradient)
+        average = state.average
+        if training.ema_decay is not None:
+            # Early on, an average over few steps: otherwise the first parameters would linger.
+            decay = jnp.minimum(training.ema_decay, (1 + state.step) / (10 + state.step))
+            average = optax.incremental_update((params, rest), average, 1 - decay)
         following = TrainState(
             step=state.step + 1,
             params=params,
             rest=rest,
             opt_state=opt_state,
             bad_step=jnp.where(broken, state.step, state.bad_step),
+            average=average,
         )
         return following, figures
 
@@ -130,6 +153,28 @@ def make_train_step(
     return jax.jit(dispatch, donate_argnums=0)
 
 
+def _cast(tree: Any, dtype: Any) -> Any:
+    """A tree whose floats are of another precision."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def _mean_of_parts(
+    part: Callable[[Any, Array], tuple[Any, tuple[Any, Any]]], state: TrainState, count: int
+) -> tuple[Any, tuple[Any, Any]]:
+    """Works through the parts of a batch; batch statistics, mean gradients and mean figures."""
+
+    def add(carry: tuple[Any, Any], number: Array) -> tuple[tuple[Any, Any], None]:
+        rest, total = carry
+        rest, found = part(rest, number)
+        return (rest, jax.tree.map(lambda a, b: a + b / count, total, found)), None
+
+    shapes = jax.eval_shape(part, state.rest, jnp.int32(0))[1]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, (state.rest, zeros), jnp.arange(count))[0]
+
+
 class Trainer:
     """One run: its state, its folder, and the loop over epochs."""
 
@@ -141,17 +186,11 @@ class Trainer:
         """
         self.config, self.data, self.run = config, data, run
         self.train_set, self.val_set = data.splits["train"], data.splits["val"]
-        self.steps_per_epoch = len(self.train_set) // config.training.batch_size
-        model = checkpoints.create_model(config, data.spec)
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
-        self.learning_rate = optim.schedule(config.training, self.steps_per_epoch)
-        optimizer = optim.make_optimizer(config.training, self.learning_rate)
-        self.state = TrainState(
-            jnp.int32(0), params, rest, jax.jit(optimizer.init)(params), jnp.int32(-1)
-        )
+        training = config.training
+        self.steps_per_epoch = self.train_set.samples_per_epoch // training.batch_size
         self.resumed_from = run.latest() if resume else None
         if self.resumed_from is None:
-            self.fitted = fit_preprocess(self.train_set, config)
+            self.fitted = fit_preprocess(data, config)
         else:
             bundle = checkpoints.read_bundle(run.folder / str(self.resumed_from))
             checkpoints.require_same(bundle, data.spec, f"--resume: {data.episodes.path}")
@@ -161,12 +200,28 @@ class Trainer:
                     f"another number than when step {bundle.step} was made"
                 )
             self.fitted = bundle.preprocess
-            self.state = run.restore(self.resumed_from, self.state)
-        weights = losses.class_weights(self.train_set.actions, config.training.weighting())
-        self.train_step = make_train_step(graph, optimizer, self.fitted, weights, config)
-        self.eval_step = evaluate.make_eval_step(
-            graph, self.fitted, weights, config.training.label_smoothing
+        self.spec = data.spec.model_copy(update={"features": self.fitted.features()})
+        augmentation = make_augmentation(training.augmentation, self.fitted, self.spec.actions)
+        graph, params, rest = nnx.split(checkpoints.create_model(config, self.spec), nnx.Param, ...)
+        self.learning_rate = optim.schedule(training, self.steps_per_epoch)
+        optimizer = optim.make_optimizer(training, self.learning_rate)
+        # Copies: the step gives the memory of the state it gets to the next one.
+        average = None if training.ema_decay is None else jax.tree.map(jnp.copy, (params, rest))
+        self.state = TrainState(
+            step=jnp.int32(0),
+            params=params,
+            rest=rest,
+            opt_state=jax.jit(optimizer.init)(params),
+            bad_step=jnp.int32(-1),
+            average=average,
         )
+        if self.resumed_from is not None:
+            self.state = run.restore(self.resumed_from, self.state)
+        objective = optim.objective(training, self.train_set.actions)
+        self.train_step = make_train_step(
+            graph, optimizer, self.fitted, augmentation, objective, config
+        )
+        self.eval_step = evaluate.make_eval_step(graph, self.fitted, objective)
 
     def fit(self) -> None:
         """Trains to the last epoch.
@@ -191,20 +246,28 @@ class Trainer:
         )
         print(ROW.format(*COLUMNS, "frames/s"), flush=True)
         if len(self.val_set):
-            spec = self.data.spec
+            spec = self.spec
             others = evaluate.baselines(self.train_set, self.val_set, spec, self.config)
             for name, row in others.items():
                 print(_row(BASELINE_ROWS[name], row.as_dict()), flush=True)
         try:
             with _Interruptible() as signals:
                 for epoch in range(first // self.steps_per_epoch, training.num_epochs):
+                    if self._stalled(epoch):
+                        print(
+                            f"no better {self.config.evaluation.best_metric} for "
+                            f"{training.early_stopping_patience} epochs: stopped early"
+                        )
+                        break
                     figures = self._epoch(epoch, batches, log, signals)
                     done, last = epoch + 1, epoch + 1 == training.num_epochs
                     predictions = None
                     if len(self.val_set) and (done % every == 0 or last):
                         predictions = self._predict()
                     bundle = self._bundle(done, predictions)
-                    if done % training.save_every_n_epochs == 0 or last or self.run.is_best(bundle):
+                    if self.run.is_best(bundle):
+                        self.run.save(self.state, bundle)
+                    if done % training.save_every_n_epochs == 0 or last or self._stalled(done):
                         self.run.save(self.state, bundle)
                     if bundle.metrics is not None:
                         log.write(bundle.step, _flat({"val": bundle.metrics}, separator="/"))
@@ -217,6 +280,11 @@ class Trainer:
             raise self._kept(error) from error
         finally:
             log.close()
+
+    def _stalled(self, epoch: int) -> bool:
+        """Whether the best epoch is so long ago that the run is to end."""
+        patience, best = self.config.training.early_stopping_patience, self.run.best_epoch()
+        return patience is not None and best is not None and epoch - best >= patience
 
     def _dispatches(self, first: int, stop: int) -> list[range]:
         """The steps from `first` to `stop` as they are handed to the device.
@@ -296,19 +364,17 @@ class Trainer:
         return float(np.asarray(self.learning_rate(step)))
 
     def _predict(self) -> evaluate.Predictions:
-        state = self.state
-        found = evaluate.predict(
-            self.eval_step, state.params, state.rest, self.val_set, self.config
-        )
+        params, rest = self.state.played()
+        found = evaluate.predict(self.eval_step, params, rest, self.val_set, self.config)
         if not np.isfinite(found.probabilities).all():
             raise UserError(
-                f"after step {int(state.step)} the model's answers on the validation split are not "
-                "finite. Try a lower training.learning_rate, or a training.grad_clip_norm."
+                f"after step {int(self.state.step)} the model's validation answers are "
+                "not finite. Try a lower training.learning_rate, or a training.grad_clip_norm."
             )
         return found
 
     def _bundle(self, epoch: int, predictions: evaluate.Predictions | None) -> Bundle:
-        spec = self.data.spec
+        spec = self.spec
         figures = None
         thresholds = [self.config.evaluation.metrics_threshold] * len(spec.actions)
         if predictions is not None:
@@ -346,6 +412,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             became infinite or not a number.
         KeyboardInterrupt: it was interrupted; what was learned until then is in a checkpoint.
     """
+    _refuse_precision(config)
     data = open_data(config)
     folder = config.run_dir()
     if len(data.splits["train"]) < config.training.batch_size:
@@ -374,11 +441,33 @@ def train(config: Config, *, resume: bool = False) -> Path:
     return folder
 
 
-def fit_preprocess(dataset: Dataset, config: Config) -> Preprocess:
-    """Fits the normalisation on the training split."""
+def _refuse_precision(config: Config) -> None:
+    """Refuses bfloat16 on a GPU that would only emulate it."""
+    device = jax.devices()[0]
+    # Only GPUs have a compute capability; bfloat16 came with the eighth.
+    capability = float(getattr(device, "compute_capability", 8.0))
+    if config.training.precision == "bfloat16" and capability < 8.0:
+        raise UserError(
+            f"training.precision: {device.device_kind} can't compute in bfloat16 (its compute "
+            f"capability is {capability}, 8.0 is needed); set it to float32"
+        )
+
+
+def fit_preprocess(data: Data, config: Config) -> Preprocess:
+    """Fits on the training split.
+
+    Raises:
+        UserError: the auxiliary attribute has no whole numbers.
+    """
+    dataset, auxiliary = data.splits["train"], config.model.auxiliary
     spaced = np.linspace(0, len(dataset) - 1, min(FIT_FRAMES, len(dataset))).astype(int)
     return preprocess.fit(
-        dataset.frames(spaced), dataset.state, normalize_frames=config.dataset.normalize_frames
+        dataset.frames(spaced),
+        dataset.state,
+        attributes=data.spec.state,
+        instructions=data.instructions,
+        auxiliary=None if dataset.auxiliary is None else (str(auxiliary), dataset.auxiliary),
+        normalize_frames=config.dataset.normalize_frames,
     )
 
 

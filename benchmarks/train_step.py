@@ -24,7 +24,8 @@ from flax import nnx
 from BC_training import train
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
-from BC_training.common import console, losses, optim
+from BC_training.common import console, optim
+from BC_training.common.augment import make_augmentation
 from BC_training.common.checkpoint import TrainState
 from BC_training.common.dataset import open_data
 from gameplay_pipeline.record import record
@@ -58,11 +59,12 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     config = configs.validate(raw, "benchmark")
     data = open_data(config)
     dataset = data.splits["train"]
-    model = checkpoints.create_model(config, data.spec)
+    fitted = train.fit_preprocess(data, config)
+    spec = data.spec.model_copy(update={"features": fitted.features()})
+    model = checkpoints.create_model(config, spec)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optim.make_optimizer(config.training, optim.schedule(config.training, 100))
-    fitted = train.fit_preprocess(dataset, config)
-    weights = losses.class_weights(dataset.actions, config.training.weighting())
+    objective = optim.objective(config.training, dataset.actions)
     rng = np.random.default_rng(0)
 
     def read():
@@ -79,7 +81,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
         model = nnx.merge(graph, params, rest, copy=True)
         rngs = nnx.Rngs(dropout=jax.random.key(0))
         ready = batch._replace(observation=observation)
-        return model.loss(ready, weights, 0.0, rngs)[0]
+        return model.loss(ready, objective, rngs)[0]
 
     observation = preprocess(batch)
     forward, gradient = jax.jit(loss_of), jax.jit(jax.grad(loss_of))
@@ -102,8 +104,11 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     parts["move it to the device"] -= parts["read a batch (cache)"]
     cost = gradient.lower(params, observation).compile().cost_analysis()
     # The step takes the state's buffers over, so it comes last.
-    step = train.make_train_step(graph, optimizer, fitted, weights, config)
-    state = TrainState(*jax.device_put((np.int32(0), params, rest, opt_state, np.int32(-1))))
+    augmentation = make_augmentation(config.training.augmentation, fitted, spec.actions)
+    step = train.make_train_step(graph, optimizer, fitted, augmentation, objective, config)
+    state = TrainState(
+        *jax.device_put((np.int32(0), params, rest, opt_state, np.int32(-1))), average=None
+    )
 
     def whole():
         nonlocal state

@@ -1,11 +1,14 @@
 """Batches against a slow, obvious implementation, on every residency."""
 
+from collections import Counter
+
+import jax
 import numpy as np
 import pytest
 
 from BC_training.common import residency
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset
+from BC_training.common.dataset import RARE, Dataset
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import WindowSpec
 from tests.made_data import make_dataset
@@ -15,8 +18,9 @@ RESIDENCIES = ("cache", "stream", "device")
 
 
 def open_split(
-    made, tmp_path, numbers=(3, 0, 4), window=WINDOW, kind="cache", seed=7, shuffle_buffer=32
-):
+    made, tmp_path, numbers=(3, 0, 4), window=WINDOW, kind="cache", seed=7, shuffle_buffer=32,
+    oversample=1,
+):  # fmt: skip
     episodes = Episodes(made.path)
     settings = DatasetConfig(
         path=str(made.path), residency=kind, cache_dir=str(tmp_path / "cache"),
@@ -24,8 +28,9 @@ def open_split(
     )  # fmt: skip
     opened = residency.open_frames(episodes, settings, threads=2, in_flight=0)
     return Dataset(
-        episodes, numbers, window, opened.frames, seed=seed, shuffle_buffer=shuffle_buffer
-    )
+        episodes, numbers, window, opened.frames,
+        seed=seed, shuffle_buffer=shuffle_buffer, oversample=oversample,
+    )  # fmt: skip
 
 
 def frames_of(dataset, batch):
@@ -59,7 +64,7 @@ def test_every_sample_equals_the_slow_reading(tmp_path, kind, chunk):
                 seen = batch.observation
                 assert seen.valid[0, t] == (now >= back)
                 assert np.array_equal(frames[0, t], np.moveaxis(made.frames[number][tick], 0, -1))
-                assert np.array_equal(seen.state[0, t], made.state[number][tick])
+                assert np.array_equal(seen.state[0, t, :2], made.state[number][tick])
                 before = actions[tick - 1] if tick else np.zeros(3, bool)
                 assert np.array_equal(seen.past_actions[0, t], before)
             for k in range(4):
@@ -117,3 +122,32 @@ def test_evaluation_keeps_the_order_and_weighs_filling_rows_zero(made, tmp_path)
     assert weight[: len(dataset)].all()
     now = np.concatenate([batch.actions[:, 0] for batch in batches])[: len(dataset)]
     assert np.array_equal(now, dataset.actions)
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_rare_actions_are_visited_again(tmp_path, chunk):
+    lengths = (40, 30, 50)
+    made = make_dataset(tmp_path / "made.zarr", lengths, chunk=chunk)
+    dataset = open_split(made, tmp_path, (0, 1, 2), oversample=3)
+    often = open_split(made, tmp_path, (0, 1, 2))
+    assert often.samples_per_epoch == len(often) == 120
+    frequency = dataset.actions.mean(axis=0)
+    assert (frequency >= RARE).all()  # nothing is rare here ...
+    assert dataset.samples_per_epoch == 120
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("BC_training.common.dataset.RARE", float(frequency.min()) + 1e-6)
+        dataset = open_split(made, tmp_path, (0, 1, 2), oversample=3)
+    rare = dataset.actions[:, frequency.argmin()]  # ... until it counts as such
+    assert dataset.samples_per_epoch == 120 + 2 * rare.sum()
+    (whole,) = dataset.train_batches(
+        batch_size=dataset.samples_per_epoch, starts=[0], steps=[1], threads=1
+    )
+    seen = Counter(frame.tobytes() for frame in frames_of(dataset, first(whole))[:, -1])
+    for sample, again in enumerate(rare):
+        (frame,) = dataset.frames(np.array([sample]))
+        assert seen[frame.tobytes()] == (3 if again else 1)
+
+
+def first(batches):
+    """The first step of stacked ones."""
+    return jax.tree.map(lambda x: x[0], batches)

@@ -6,6 +6,7 @@ import pytest
 from sklearn.metrics import log_loss
 
 from BC_training.common import losses
+from BC_training.common.losses import Objective
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 2, 3)).astype(np.float32)
@@ -15,9 +16,13 @@ EVERY_ROW = np.ones(6, np.float32)
 ONES = np.ones(3, np.float32)
 
 
-def bce(valid=EVERYTHING, weight=EVERY_ROW, weights=(ONES, ONES), smoothing=0.0):
-    arrays = (jnp.asarray(x) for x in (LOGITS, ACTIONS, valid, weight))
-    return float(losses.bce(*arrays, tuple(map(jnp.asarray, weights)), smoothing))
+PREVIOUS = RNG.random((6, 3)) < 0.4
+
+
+def bce(valid=EVERYTHING, weight=EVERY_ROW, weights=(ONES, ONES), logits=LOGITS, **objective):
+    arrays = (jnp.asarray(x) for x in (logits, ACTIONS, valid, PREVIOUS, weight))
+    weights = tuple(map(jnp.asarray, weights))
+    return float(losses.actions_loss(*arrays, Objective(weights, **objective)))
 
 
 def oracle(rows, sample_weight=None):
@@ -47,10 +52,36 @@ def test_class_weights_scale_their_targets():
 
 def test_smoothing_moves_the_best_logit_inwards():
     certain = np.where(ACTIONS, 20.0, -20.0).astype(np.float32)
-    arrays = (jnp.asarray(x) for x in (certain, ACTIONS, EVERYTHING, EVERY_ROW))
-    assert float(losses.bce(*arrays, (jnp.ones(3), jnp.ones(3)), 0.1)) == pytest.approx(
-        1.0, rel=1e-3
-    )
+    assert bce(logits=certain, label_smoothing=0.1) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_focal_loss_by_hand():
+    p = 1 / (1 + np.exp(-LOGITS.astype(np.float64)))
+    true = np.where(ACTIONS, p, 1 - p)
+    expected = -((1 - true) ** 2.5 * np.log(true)).mean()
+    assert bce(focal_gamma=2.5) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ticks_at_which_a_button_changes_count_more():
+    changes = np.zeros((6, 2), bool)
+    for row in range(6):
+        changes[row, 0] = (ACTIONS[row, 0] != PREVIOUS[row]).any()
+        changes[row, 1] = (ACTIONS[row, 1] != ACTIONS[row, 0]).any()
+    assert changes.any()
+    assert not changes.all()
+    terms = np.logaddexp(0, np.where(ACTIONS, -LOGITS, LOGITS).astype(np.float64))
+    expected = (terms * (1 + 3 * changes[..., None])).mean()
+    assert bce(onset_weight=3.0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_auxiliary_loss_is_the_log_loss_of_known_classes():
+    logits = RNG.normal(size=(5, 4)).astype(np.float32)
+    target, weight = np.array([0, 3, 1, 2, 1]), np.array([1, 1, 1, 1, 0], np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = -np.log([p[1, 3], p[2, 1], p[3, 2]]).mean()
+    found = losses.auxiliary_loss(*map(jnp.asarray, (logits, target, weight)))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.auxiliary_loss(*map(jnp.asarray, (logits, 0 * target, weight)))) == 0
 
 
 def frequencies(*shares):

@@ -76,24 +76,27 @@ def test_shapes_dtype_and_determinism(config):
     data = open_data(config)
     window = config.model.window()
     batch = data.splits["train"].batch(np.arange(5))
-    fitted = train.fit_preprocess(data.splits["train"], config)
+    fitted = train.fit_preprocess(data, config)
+    spec = data.spec.model_copy(update={"features": fitted.features()})
     observation = fitted(batch.observation)
-    model, same = (nnx.jit(checkpoints.create_model(config, data.spec)) for _ in range(2))
-    logits = model(observation)
+    model, same = (nnx.jit(checkpoints.create_model(config, spec)) for _ in range(2))
+    logits = model(observation).logits
     assert logits.shape == (5, window.chunk, 3)
     assert logits.dtype == jnp.float32
-    assert np.array_equal(logits, same(observation))
+    assert np.array_equal(logits, same(observation).logits)
     other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
     assert not np.array_equal(
-        logits, nnx.jit(checkpoints.create_model(other, data.spec))(observation)
+        logits, nnx.jit(checkpoints.create_model(other, spec))(observation).logits
     )
 
 
 def test_a_ticks_encoding_depends_on_that_tick_alone(config):
     data = open_data(config)
     batch = data.splits["train"].batch(np.arange(6, 10))
-    observation: Observation = train.fit_preprocess(data.splits["train"], config)(batch.observation)
-    graph, state = nnx.split(checkpoints.create_model(config, data.spec))
+    fitted = train.fit_preprocess(data, config)
+    spec = data.spec.model_copy(update={"features": fitted.features()})
+    observation: Observation = fitted(batch.observation)
+    graph, state = nnx.split(checkpoints.create_model(config, spec))
     encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
     now = jax.tree.map(lambda x: x[:, -1], observation)
     both = encode(now, None)
@@ -130,7 +133,7 @@ def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, t
     played = observations(made, number, policy.bundle.spec.state)
     for sample, observation in enumerate(played):
         batch = validation.batch(np.array([sample]))
-        logits = model(policy.bundle.preprocess(batch.observation))
+        logits = model(policy.bundle.preprocess(batch.observation)).logits
         if sample:
             policy._pressed = made.actions[number][sample - 1]  # teacher forcing
         said = policy.probabilities(observation)

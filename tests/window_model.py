@@ -17,9 +17,10 @@ class Config(ModelConfig):
 
 class WindowModel(Model):
     def __init__(self, config, spec, rngs):
+        super().__init__(config, spec, config.width, rngs)
         self.actions = len(spec.actions)
-        frame = spec.frame
-        inputs = frame.height * frame.width * frame.channels // 16 + len(spec.state) + self.actions
+        frame, state = spec.frame, len(spec.features.state)
+        inputs = frame.height * frame.width * frame.channels // 16 + state + self.actions
         self.inner = nnx.Linear(inputs, config.width, rngs=rngs)
         self.head = nnx.Linear(3 * (config.width + 1), 2 * self.actions, rngs=rngs)
 

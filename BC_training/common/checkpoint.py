@@ -43,6 +43,12 @@ class TrainState(NamedTuple):
     opt_state: Any
     bad_step: Int[Array, ""]
     """The first step whose loss was not finite; -1 while there is none."""
+    average: Any
+    """Moving average of `params` and `rest`, a pair; None where none is kept."""
+
+    def played(self) -> tuple[Any, Any]:
+        """Parameters and batch statistics to evaluate and to play."""
+        return (self.params, self.rest) if self.average is None else self.average
 
 
 class Bundle(Section):
@@ -142,7 +148,11 @@ class Checkpoints:
         fields = {}
         for name, part in _parts(like).items():
             fields |= unflatten(part, _read_arrays(source / name), str(source))
-        return like._replace(step=jnp.int32(step), **fields)
+        played = fields.pop("params"), fields.pop("rest")
+        if like.average is not None:
+            fields["average"], played = played, (fields.pop("live_params"), fields.pop("live_rest"))
+        params, rest = played
+        return like._replace(step=jnp.int32(step), params=params, rest=rest, **fields)
 
     def latest(self) -> int | None:
         """The newest checkpoint's step, or None where there is none."""
@@ -154,6 +164,11 @@ class Checkpoints:
             return False
         scores = _scores(_folders(self.folder), self._metric).values()
         return not scores or _score(bundle.metrics, self._metric) > max(scores)
+
+    def best_epoch(self) -> int | None:
+        """The epoch of the best checkpoint; None while none was evaluated."""
+        scores = _scores(_folders(self.folder), self._metric)
+        return read_bundle(max(scores, key=lambda each: scores[each])).epoch if scores else None
 
     def close(self) -> None:
         self._manager.close()
@@ -274,11 +289,13 @@ def _scores(folders: Sequence[Path], metric: str) -> dict[Path, float]:
 
 
 def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
-    """The fields of a state by the item of a checkpoint that holds them."""
-    return {
-        "model": {"params": state.params, "rest": state.rest},
-        "optimizer": {"opt_state": state.opt_state, "bad_step": state.bad_step},
-    }
+    """The fields of a state by the item of a checkpoint that holds them: what is played, and what
+    only training needs."""
+    params, rest = state.played()
+    training = {"opt_state": state.opt_state, "bad_step": state.bad_step}
+    if state.average is not None:
+        training |= {"live_params": state.params, "live_rest": state.rest}
+    return {"model": {"params": params, "rest": rest}, "optimizer": training}
 
 
 def _read_arrays(folder: Path) -> dict[str, Any]:

@@ -51,6 +51,9 @@ class DatasetConfig(Section):
     shuffle_buffer: int = Field(default=4096, ge=1)
     """Ticks among which samples are shuffled where a chunk of the dataset holds several frames;
     with one frame a chunk, each epoch is one shuffle of all."""
+    instruction: str | None = None
+    """What the player tried to do, in plain words, in episodes that don't say it themselves; only
+    models that read instructions need it."""
     record_episodes: int = Field(default=0, ge=0)
     """When `path` does not exist: record this many fights of the environment's expert there."""
     record_resolution: str = "512x288"
@@ -76,14 +79,51 @@ class ScheduleConfig(Section):
 
 
 class LossConfig(Section):
-    type: Literal["bce"] = "bce"
-    """Binary cross-entropy per action."""
+    type: Literal["bce", "focal"] = "bce"
+    """Binary cross-entropy per action; focal: what is easy already counts less."""
+    focal_gamma: float = Field(default=2.0, gt=0)
+    """How much less, when type is focal."""
+    onset_weight: float = Field(default=0.0, ge=0)
+    """Ticks at which any button changes count 1 plus this."""
     class_weights: Literal["inverse_frequency", "positive"] = "inverse_frequency"
     """inverse_frequency: a rare action's whole term counts more. positive: only its presses do."""
 
 
+class MirrorConfig(Section):
+    """Swaps left and right. A game must be symmetric for that: texts and bars on the screen are not
+    but do little harm; animations that name a side do more."""
+
+    probability: float = Field(default=0.0, ge=0, le=1)
+    """Of a sample being mirrored."""
+    actions: tuple[tuple[str, str], ...] = ()
+    """Pairs of actions that mirroring swaps, such as [move_left, move_right]."""
+    state: tuple[str, ...] = ()
+    """State features whose sign mirroring turns. Those made of Elden Ring's attributes: left,
+    facing_sin, npc_facing_sin, hero_speed_left, npc_speed_left."""
+
+
+class AugmentationConfig(Section):
+    """Random changes to training samples, on the device; a window's ticks are all changed alike."""
+
+    shift: float = Field(default=0.0, ge=0, lt=0.5)
+    """Largest move of the picture, as a share of its height and width; edges are repeated."""
+    brightness: float = Field(default=0.0, ge=0)
+    """Largest offset of each channel, in standard deviations of its values."""
+    contrast: float = Field(default=0.0, ge=0, lt=1)
+    """Values are multiplied by 1 plus or minus at most this."""
+    noise: float = Field(default=0.0, ge=0)
+    """Standard deviation of noise on each pixel, in standard deviations of its values."""
+    cutout: float = Field(default=0.0, ge=0, lt=1)
+    """Height and width of a rectangle that is greyed out, at most, as a share of the picture's."""
+    mirror: MirrorConfig = MirrorConfig()
+
+
 class TrainingConfig(Section):
     batch_size: int = Field(default=32, ge=1)
+    accumulation: int = Field(default=1, ge=1)
+    """Parts that a batch is worked through in, one after the other, to save memory."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What a model computes in. Parameters, losses and updates are float32 in any case."""
     num_epochs: int = Field(default=50, ge=1)
     steps_per_dispatch: int = Field(default=1, ge=1)
     """Steps that the device does without returning to Python; worth raising where a step takes
@@ -98,6 +138,15 @@ class TrainingConfig(Section):
     """Targets become (1 - s) y + s / 2."""
     grad_clip_norm: float | None = Field(default=1.0, gt=0)
     """Global norm that gradients are clipped to; null for none."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Evaluate and play a moving average of the parameters that keeps this share at each step, such
+    as 0.999; null for the parameters themselves."""
+    oversample_rare: int = Field(default=1, ge=1)
+    """How many times an epoch visits ticks at which an action is pressed that is pressed in less
+    than a tenth of all ticks."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Epochs without a better evaluation.best_metric after which a run ends; null for never."""
     checkpoint_dir: str = "checkpoints/{model_name}"
     """Where the run is kept; {model_name} stands for model.name."""
     save_every_n_epochs: int = Field(default=5, ge=1)
@@ -108,6 +157,15 @@ class TrainingConfig(Section):
     def weighting(self) -> str | None:
         """The kind of class weights in force; None for none."""
         return self.loss.class_weights if self.use_class_weights else None
+
+    @pydantic.model_validator(mode="after")
+    def _parts(self) -> "TrainingConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) can't be split into accumulation "
+                f"({self.accumulation}) equal parts"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _min_lr(self) -> "TrainingConfig":
@@ -132,6 +190,16 @@ class EvaluationConfig(Section):
     """Fights of each policy in the environment after training; 0 for none."""
     rollout_seed: int = Field(default=1_000_000, ge=0)
     """Seed of the first fight, the next is one higher; far from those of recordings."""
+
+
+class PlayConfig(Section):
+    """How a checkpoint decides when it plays."""
+
+    chunk: Literal["replan", "ensemble"] = "replan"
+    """When several ticks are predicted: press what is predicted for now, or the mean of all that
+    was predicted for this tick until now."""
+    ensemble_decay: float = Field(default=0.1, ge=0)
+    """Predictions that are i ticks old count exp(-i times this) in that mean."""
 
 
 class EnvironmentConfig(Section):
@@ -160,6 +228,7 @@ class Config(Section):
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    play: PlayConfig = PlayConfig()
     environment: EnvironmentConfig = EnvironmentConfig()
     logging: LoggingConfig = LoggingConfig()
     system: SystemConfig = SystemConfig()

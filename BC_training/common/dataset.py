@@ -10,13 +10,19 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from BC_training.common import instruction as instructions_
 from BC_training.common import window as windows
 from BC_training.common.config import Config
-from BC_training.common.episodes import Episodes
+from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.instruction import Instructions
 from BC_training.common.residency import Frames, Opened, open_frames
+from BC_training.common.state import with_history
 from BC_training.common.types import Batch, DataSpec, Ticks, UserError, WindowSpec
 
 SPLITS = ("train", "val", "test")
+
+RARE = 0.1
+"""Frequency below which an action is rare."""
 
 BLOCKS_PER_WINDOW = 4
 """Windows that fit into the blocks in which a dataset of larger chunks is shuffled, at least: what
@@ -35,6 +41,9 @@ class Dataset:
         *,
         seed: int,
         shuffle_buffer: int,
+        oversample: int = 1,
+        instructions: Instructions | None = None,
+        instruction: str | None = None,
     ):
         """Lays the split's episodes end to end.
 
@@ -46,6 +55,12 @@ class Dataset:
             seed: of the order in which epochs visit samples.
             shuffle_buffer: ticks among which samples are shuffled where the dataset's chunks hold
                 several frames.
+            oversample: how many times an epoch visits a tick at which a rare action is pressed.
+            instructions: tokenizes the episodes' instructions, where the model reads them.
+            instruction: of episodes that have none of their own.
+
+        Raises:
+            UserError: an episode has no instruction, or too long a one.
         """
         chosen = [episodes.episodes[number] for number in numbers]
         self._window = window
@@ -57,21 +72,52 @@ class Dataset:
         self.actions: Bool[np.ndarray, "N A"] = np.concatenate(
             [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
         )
-        self.state: Float[np.ndarray, "N S"] | None = None
-        if window.state:
+        self.state: Float[np.ndarray, "N D"] | None = None
+        """With history."""
+        self.auxiliary: Float[np.ndarray, "N"] | None = None
+        """Values of the attribute that the model learns to tell."""
+        if window.state or window.auxiliary:
             known = [state for episode in chosen if (state := episode.state) is not None]
-            self.state = np.concatenate(
-                [np.zeros((0, len(episodes.state_names)), np.float32), *known]
-            )
+            width = len(episodes.state_names)
+            if window.auxiliary:
+                column = episodes.state_names.index(window.auxiliary)
+                self.auxiliary = np.concatenate(
+                    [np.zeros(0, np.float32), *(state[:, column] for state in known)]
+                )
+            if window.state:
+                self.state = np.concatenate(
+                    [
+                        np.zeros((0, 3 * width), np.float32),
+                        *(with_history(state, None)[0] for state in known),
+                    ]
+                )
+        self._tokens: Int[np.ndarray, "E L"] | None = None
+        if instructions is not None:
+            self._tokens = np.zeros((len(chosen), window.instruction), np.int32)
+            for row, episode in enumerate(chosen):
+                text = instruction_of(episode, instruction)
+                try:
+                    self._tokens[row] = instructions.encode(text)
+                except UserError as error:
+                    raise UserError(f"{episodes.path}, {episode.name}: {error}") from error
         block = episodes.block
         if block > 1 and window.span > 1:
             block *= -(-BLOCKS_PER_WINDOW * window.span // block)
         self._order = windows.Order(
-            self._lengths, seed=seed, block=block, buffer=max(shuffle_buffer // block, 1)
+            self._lengths,
+            seed=seed,
+            block=block,
+            buffer=max(shuffle_buffer // block, 1),
+            copies=None if oversample == 1 else _copies(self.actions, oversample),
         )
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """More than there are samples where rare ones are visited again."""
+        return len(self._order)
 
     @property
     def episode(self) -> Int[np.ndarray, "N"]:
@@ -102,11 +148,13 @@ class Dataset:
                 frames=frames.reshape(*rows.shape, *frames.shape[1:]),
                 state=None if self.state is None else self.state[first + ticks],
                 past_actions=self._before(first, ticks) if self._window.past_actions else None,
+                instruction=None if self._tokens is None else self._tokens[episode],
                 valid=seen,
             ),
             actions=self.actions[first + future],
             valid=valid,
             previous=self._before(first, tick[:, None])[:, 0],
+            auxiliary=None if self.auxiliary is None else self.auxiliary[samples],
             weight=np.ones(len(samples), np.float32),
         )
 
@@ -130,7 +178,7 @@ class Dataset:
         Raises:
             UnreadableError: a frame can't be read.
         """
-        steps_per_epoch = len(self) // batch_size
+        steps_per_epoch = self.samples_per_epoch // batch_size
 
         def load(number: int) -> Batch:
             count = steps[number]
@@ -182,14 +230,19 @@ class Data:
     spec: DataSpec
     opened: Opened
     splits: dict[str, Dataset]
+    instructions: Instructions | None
+    """Fitted on the training split, where the model reads instructions."""
 
 
-def open_data(config: Config, path: str | None = None) -> Data:
+def open_data(
+    config: Config, path: str | None = None, instructions: Instructions | None = None
+) -> Data:
     """Opens the dataset of a configuration, decodes it if need be, and splits it.
 
     Args:
         config: says which dataset and which split, and, through the model, which window.
         path: another dataset instead.
+        instructions: those of a checkpoint; fitted anew if not given.
 
     Raises:
         UserError: the dataset can't be used, or not by this model.
@@ -202,9 +255,7 @@ def open_data(config: Config, path: str | None = None) -> Data:
     )
     spec = episodes.spec()
     window = config.model.window()
-    if window.state and not spec.state:
-        why = "the dataset has none" if settings.use_state else "dataset.use_state is false"
-        raise UserError(f"model.name: {config.model.name} reads the game state, but {why}")
+    _refuse_window(window, episodes, spec, config)
     frames_per_dispatch = (
         config.training.batch_size * config.training.steps_per_dispatch * window.ticks
     )
@@ -216,6 +267,9 @@ def open_data(config: Config, path: str | None = None) -> Data:
     )
     # Only now is it known in which episodes every frame can be read.
     numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)
+    if window.instruction and instructions is None:
+        texts = [instruction_of(episodes.episodes[n], settings.instruction) for n in numbers[0]]
+        instructions = instructions_.fit(texts, window.instruction)
     splits = {
         name: Dataset(
             episodes,
@@ -224,10 +278,61 @@ def open_data(config: Config, path: str | None = None) -> Data:
             opened.frames,
             seed=config.system.seed,
             shuffle_buffer=settings.shuffle_buffer,
+            oversample=config.training.oversample_rare if name == "train" else 1,
+            instructions=instructions,
+            instruction=settings.instruction,
         )
         for name, chosen in zip(SPLITS, numbers, strict=True)
     }
-    return Data(episodes, spec, opened, splits)
+    return Data(episodes, spec, opened, splits, instructions)
+
+
+def instruction_of(episode: Episode, default: str | None) -> str:
+    """What the player was told in an episode.
+
+    Raises:
+        UserError: nothing that we know of.
+    """
+    text = episode.attributes.get("instruction", default)
+    if not isinstance(text, str):
+        raise UserError(
+            f"{episode.name}: the model reads an instruction, but this episode has none; record "
+            "with instructions, or set dataset.instruction to what the player tried to do"
+        )
+    return text
+
+
+def _refuse_window(window: WindowSpec, episodes: Episodes, spec: DataSpec, config: Config) -> None:
+    """Refuses a dataset that lacks what the model needs."""
+    name, settings = config.model.name, config.dataset
+    for wanted, key in ((window.state, "model.name"), (window.auxiliary, "model.auxiliary")):
+        if wanted and not spec.state:
+            why = "the dataset has none" if settings.use_state else "dataset.use_state is false"
+            raise UserError(f"{key}: {name} reads the game state, but {why}")
+    if window.auxiliary and window.auxiliary not in spec.state:
+        raise UserError(
+            f"model.auxiliary: the dataset has no attribute {window.auxiliary!r}, only "
+            f"{', '.join(spec.state)}"
+        )
+    longest = max(episode.length for episode in episodes.episodes)
+    if window.span > longest:
+        raise UserError(
+            f"model: its window spans {window.span} ticks, but the longest of the dataset's "
+            f"episodes has {longest}; lower model.ticks or model.stride"
+        )
+    shortest = min(episodes.episodes, key=lambda episode: episode.length)
+    if window.chunk > shortest.length:
+        raise UserError(
+            f"model.chunk: {window.chunk} ticks are to be predicted, but {shortest.name} has only "
+            f"{shortest.length}; lower it, or remove that episode"
+        )
+
+
+def _copies(actions: Bool[np.ndarray, "N A"], times: int) -> Int[np.ndarray, "N"]:
+    """How often an epoch visits each sample."""
+    frequency = actions.mean(axis=0)
+    rare = actions[:, frequency < RARE].any(axis=1)
+    return np.where(rare, times, 1)
 
 
 def _buffer(threads: int) -> int:

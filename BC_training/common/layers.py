@@ -3,9 +3,10 @@
 import itertools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 BATCH_NORM_MOMENTUM = 0.95
 """Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
@@ -106,3 +107,66 @@ class MLP(nnx.Module):
             x = nnx.relu(layer(x))
             x = self.dropout(x, deterministic=rngs is None, rngs=rngs)
         return x
+
+
+class ActionHead(nnx.Module):
+    """A logit per predicted tick and action."""
+
+    def __init__(self, inputs: int, chunk: int, actions: int, *, rngs: nnx.Rngs):
+        self.chunk = chunk
+        self.out = nnx.Linear(inputs, chunk * actions, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B K A"]:
+        return self.out(x).reshape(len(x), self.chunk, -1)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.project = nnx.Linear(width, 3 * width, rngs=rngs)
+        self.out = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N F"],
+        seen: Bool[Array, "B #N N"],
+        bias: Float[Array, "heads N N"] | None,
+    ) -> Float[Array, "B N F"]:
+        """Attends where `seen` [query, key] is true; `bias` is added to the scores."""
+        size, length, width = x.shape
+        projected = self.project(x).reshape(size, length, 3, self.heads, width // self.heads)
+        query, key, value = (projected[:, :, i] for i in range(3))
+        mixed = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=None if bias is None else bias[None].astype(x.dtype),
+            mask=jnp.broadcast_to(seen[:, None], (size, 1, length, length)),
+        )
+        return self.out(mixed.reshape(size, length, width))
+
+
+class TransformerBlock(nnx.Module):
+    """Attention and a two-layer perceptron, each after a layer norm and beside a shortcut."""
+
+    def __init__(self, width: int, heads: int, *, dropout_rate: float, rngs: nnx.Rngs):
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = Attention(width, heads, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout_rate)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N F"],
+        seen: Bool[Array, "B #N N"],
+        bias: Float[Array, "heads N N"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B N F"]:
+        mixed = self.attention(self.norm1(x), seen, bias)
+        x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
+        inner = self.down(nnx.gelu(self.up(self.norm2(x))))
+        return x + self.dropout(inner, deterministic=rngs is None, rngs=rngs)

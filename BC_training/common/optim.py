@@ -1,9 +1,27 @@
-"""Learning-rate schedule, gradient clipping, optimizer."""
+"""What is minimised, and how: objective, learning-rate schedule, gradient clipping, optimizer."""
 
 import jax
+import numpy as np
 import optax
+from jaxtyping import Bool
 
 from BC_training.common.config import TrainingConfig
+from BC_training.common.losses import Objective, class_weights
+
+
+def objective(config: TrainingConfig, actions: Bool[np.ndarray, "N A"]) -> Objective:
+    """How the terms of the loss count.
+
+    Args:
+        config: of the training.
+        actions: the training split's.
+    """
+    return Objective(
+        class_weights=class_weights(actions, config.weighting()),
+        label_smoothing=config.label_smoothing,
+        focal_gamma=config.loss.focal_gamma if config.loss.type == "focal" else 0.0,
+        onset_weight=config.loss.onset_weight,
+    )
 
 
 def schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:

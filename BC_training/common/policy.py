@@ -8,19 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from BC_training.common import checkpoint
 from BC_training.common.checkpoint import Bundle
 from BC_training.common.model import Model
+from BC_training.common.state import Moment, with_history
 from BC_training.common.types import Observation, Ticks, UserError
 
 
 class Memory(NamedTuple):
-    """What play remembers between ticks."""
+    """What play remembers between ticks, on the device."""
 
     features: Float[Array, "1 R F"]
     """Encodings of the last R ticks, oldest first; R spans the window with its stride."""
+    plans: Float[Array, "K K A"]
+    """Probabilities predicted at the last K ticks for the K ticks from each, newest first."""
     age: Array
     """Ticks since the reset."""
 
@@ -36,7 +39,9 @@ class Policy:
             model: with its trained parameters.
         """
         self.bundle = bundle
-        self._window = bundle.resolved_config().model.window()
+        config = bundle.resolved_config()
+        self._window, self._play = config.model.window(), config.play
+        self._instruction = config.dataset.instruction
         self._thresholds = np.array(bundle.thresholds)
         self._graph, self._state = nnx.split(model)
         self._tick = jax.jit(self._make_tick())
@@ -58,10 +63,27 @@ class Policy:
         """
         return cls(*checkpoint.load_model(checkpoint.locate(path)))
 
-    def reset(self) -> None:
-        """Forgets the fight so far. To be called before each fight."""
+    def reset(self, instruction: str | None = None) -> None:
+        """Forgets the fight so far. To be called before each fight.
+
+        Args:
+            instruction: how to play, for models that read it; by default dataset.instruction, or
+                else the commonest one of the training split.
+
+        Raises:
+            UserError: the model reads no instruction, or none as long as this.
+        """
         self._memory: Memory | None = None
+        self._moment: Moment | None = None
         self._pressed = np.zeros(len(self.bundle.spec.actions), bool)
+        self._tokens: Int[np.ndarray, "1 L"] | None = None
+        instructions = self.bundle.preprocess.instructions
+        if instructions is not None:
+            text = instruction or self._instruction or instructions.known[0]
+            self._tokens = instructions.encode(text)[None]
+        elif instruction is not None:
+            name = self.bundle.resolved_config().model.name
+            raise UserError(f"instruction: {name} reads none")
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
         """The buttons to press now.
@@ -100,16 +122,21 @@ class Policy:
             if missing:
                 raise UserError(f"the environment gives no {', '.join(missing)}")
             # Recorded state is float32: live values are rounded alike before anything reads them.
-            state = np.array([[[observation[name] for name in spec.state]]], np.float32)
+            now = np.array([[observation[name] for name in spec.state]], np.float32)
+            known, self._moment = with_history(now, self._moment)
+            state = known[None]
         return Ticks(
             frames=frame[None, None],
             state=state,
             past_actions=self._pressed[None, None] if self._window.past_actions else None,
+            instruction=self._tokens,
             valid=np.ones((1, 1), bool),
         )
 
     def _make_tick(self):
         graph, window, preprocess = self._graph, self._window, self.bundle.preprocess
+        actions = len(self.bundle.spec.actions)
+        decay = self._play.ensemble_decay if self._play.chunk == "ensemble" else np.inf
 
         def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, "Memory"]:
             model = nnx.merge(graph, state, copy=True)
@@ -117,13 +144,24 @@ class Policy:
             features = model.encode(now, None)[:, None]
             if memory is None:
                 # As in training, ticks before the fight's start repeat its first one.
-                memory = Memory(jnp.repeat(features, window.span, axis=1), jnp.array(0))
+                kept, age = jnp.repeat(features, window.span, axis=1), jnp.array(0)
+                plans = jnp.zeros((window.chunk, window.chunk, actions))
             else:
                 kept = jnp.concatenate([memory.features[:, 1:], features], axis=1)
-                memory = Memory(kept, memory.age + 1)
-            observed = memory.features[:, :: window.stride]
+                plans, age = memory.plans, memory.age + 1
             back = jnp.arange(window.ticks - 1, -1, -1) * window.stride
-            logits = model.decode(observed, (back <= memory.age)[None], None)
-            return jax.nn.sigmoid(logits[0, 0]), memory
+            logits = model.decode(kept[:, :: window.stride], (back <= age)[None], None)
+            plans = jnp.concatenate([jax.nn.sigmoid(logits), plans[:-1]])
+            return _now(plans, age, decay), Memory(kept, plans, age)
 
         return tick
+
+
+def _now(plans: Float[Array, "K K A"], age: Array, decay: float) -> Float[Array, "A"]:
+    """What the last K plans say of this tick: a mean in which older ones count less (temporal
+    ensembling, Zhao et al. 2023, "Learning fine-grained bimanual manipulation"), or, with an
+    infinite decay, what the newest one says."""
+    old = np.arange(len(plans))
+    weight = np.where(old == 0, 1.0, np.exp(-decay * np.maximum(old, 1)))
+    known = jnp.where(old <= age, weight, 0.0)[:, None]
+    return (plans[old, old] * known).sum(axis=0) / known.sum()

@@ -1,13 +1,16 @@
-"""From raw ticks to what a model sees. Training and play call the same function."""
+"""From raw ticks to what a model sees. Training and play call the same functions."""
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from BC_training.common.types import ArrayLike, Observation, Section, Ticks
+from BC_training.common import state as states
+from BC_training.common.instruction import Instructions
+from BC_training.common.state import StateSchema, Vocabulary
+from BC_training.common.types import Batch, Features, Observation, Section, Ticks, UserError
 
 MIN_STD = 1e-3
-"""A column that hardly varies is centred, not blown up."""
+"""A channel that hardly varies is centred, not blown up."""
 
 
 class Preprocess(Section):
@@ -16,9 +19,21 @@ class Preprocess(Section):
     frame_mean: tuple[float, ...]
     """Per channel, of frames scaled to [0, 1]."""
     frame_std: tuple[float, ...]
-    state_mean: tuple[float, ...] = ()
-    """Per state attribute; empty where the model reads no state."""
-    state_std: tuple[float, ...] = ()
+    state: StateSchema | None = None
+    """None where the model reads no state."""
+    instructions: Instructions | None = None
+    """None where the model reads no instruction."""
+    auxiliary: Vocabulary | None = None
+    """Of the auxiliary attribute, where the model learns one."""
+
+    def features(self) -> Features:
+        """What a model must know of this to be built."""
+        return Features(
+            state=() if self.state is None else self.state.features,
+            categories=() if self.state is None else tuple(v.size for v in self.state.categories),
+            tokens=0 if self.instructions is None else self.instructions.size,
+            auxiliary=0 if self.auxiliary is None else self.auxiliary.size,
+        )
 
     def __call__(
         self, ticks: Ticks, resident: UInt8[Array, "N H W C"] | None = None
@@ -30,30 +45,53 @@ class Preprocess(Section):
             resident: all frames of the dataset, where `ticks.frames` are rows of them.
         """
         raw = ticks.frames if resident is None else resident[ticks.frames]
-        frames = raw.astype(jnp.float32) / 255
-        state, past = ticks.state, ticks.past_actions
+        shape = (1,) * (raw.ndim - 1) + (-1,)
+        mean, std = (jnp.array(x).reshape(shape) for x in (self.frame_mean, self.frame_std))
+        state, categories = None, None
+        if ticks.state is not None and self.state is not None:
+            state, categories = self.state(jnp.asarray(ticks.state))
+        past, instruction = ticks.past_actions, ticks.instruction
+        if instruction is not None:
+            instruction = jnp.repeat(instruction[:, None], ticks.valid.shape[1], axis=1)
         return Observation(
-            frames=_standardise(frames, self.frame_mean, self.frame_std),
-            state=None if state is None else _standardise(state, self.state_mean, self.state_std),
-            past_actions=None if past is None else past.astype(jnp.float32),
+            frames=(raw.astype(jnp.float32) / 255 - mean) / std,
+            state=state,
+            categories=categories,
+            past_actions=None if past is None else jnp.asarray(past, jnp.float32),
+            instruction=instruction,
             valid=jnp.asarray(ticks.valid),
         )
 
-
-def _standardise(
-    values: Float[ArrayLike, "*axes F"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[ArrayLike, "*axes F"]:
-    shape = (1,) * (values.ndim - 1) + (-1,)
-    return (values - jnp.array(mean).reshape(shape)) / jnp.array(std).reshape(shape)
+    def batch(self, batch: Batch, resident: UInt8[Array, "N H W C"] | None) -> Batch:
+        """A batch of the dataset as a model takes it; likewise on the device."""
+        index = None
+        if self.auxiliary is not None and batch.auxiliary is not None:
+            index = self.auxiliary.index(jnp.asarray(batch.auxiliary))
+        return batch._replace(observation=self(batch.observation, resident), auxiliary=index)
 
 
 def fit(
     frames: UInt8[np.ndarray, "n H W C"],
-    state: Float[np.ndarray, "N S"] | None,
+    state: Float[np.ndarray, "N D"] | None,
     *,
+    attributes: tuple[str, ...] = (),
+    instructions: Instructions | None = None,
+    auxiliary: tuple[str, Float[np.ndarray, "N"]] | None = None,
     normalize_frames: bool,
 ) -> Preprocess:
-    """Fits on the training split: a sample of its frames, all of its state if a model reads it."""
+    """Fits on the training split.
+
+    Args:
+        frames: a sample of them.
+        state: all of it, with history, if the model reads it.
+        attributes: names of the state's columns.
+        instructions: already fitted, if the model reads them.
+        auxiliary: name and values of the attribute that the model learns to tell.
+        normalize_frames: standardise frames; otherwise they are only scaled.
+
+    Raises:
+        UserError: the auxiliary attribute has no whole numbers.
+    """
     channels = frames.shape[-1]
     mean, std = np.zeros(channels), np.ones(channels)
     if normalize_frames:
@@ -63,14 +101,16 @@ def fit(
         share = np.stack(counts) / frames[..., 0].size
         mean = share @ levels
         std = np.maximum(np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1)), MIN_STD)
-    fitted = Preprocess(frame_mean=tuple(map(float, mean)), frame_std=tuple(map(float, std)))
-    if state is None:
-        return fitted
-    return fitted.model_copy(
-        update={
-            "state_mean": tuple(map(float, state.mean(axis=0, dtype=np.float64))),
-            "state_std": tuple(
-                map(float, np.maximum(state.std(axis=0, dtype=np.float64), MIN_STD))
-            ),
-        }
+    vocabulary = None
+    if auxiliary is not None:
+        name, values = auxiliary
+        vocabulary = states.fit_vocabulary(name, attributes.index(name), values)
+        if vocabulary is None:
+            raise UserError(f"model.auxiliary: {name} does not hold whole numbers that repeat")
+    return Preprocess(
+        frame_mean=tuple(map(float, mean)),
+        frame_std=tuple(map(float, std)),
+        state=None if state is None else states.fit_schema(attributes, state),
+        instructions=instructions,
+        auxiliary=vocabulary,
     )

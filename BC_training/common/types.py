@@ -1,13 +1,13 @@
 """The nouns that every other module shares.
 
 Letters, in code and prose: B batch, T observed ticks (oldest first, the last is now), K predicted
-ticks, A actions, S state features, H W C image.
+ticks, A actions, S state features, L instruction tokens, H W C image.
 """
 
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, UInt8
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 # Host arrays come from NumPy and device arrays from JAX; both cross these types.
 ArrayLike = Array | Any
@@ -70,6 +70,10 @@ class WindowSpec(NamedTuple):
     """Whether the model reads the game state."""
     past_actions: bool = False
     """Whether the model reads what was pressed one tick before each observed tick."""
+    instruction: int = 0
+    """L: tokens that an instruction may have; 0 where the model reads none."""
+    auxiliary: str | None = None
+    """A state attribute whose value now the model learns to tell besides; None for none."""
 
     @property
     def span(self) -> int:
@@ -82,10 +86,17 @@ class ModelConfig(Section):
 
     name: str
     """The folder under models/."""
+    chunk: int = Field(default=1, ge=1)
+    """K: ticks that are predicted, the first is now."""
+    auxiliary: str | None = None
+    """A whole-numbered state attribute, such as NpcAnimId, that the encoding of each tick must tell
+    besides while training. Play needs no state for it."""
+    auxiliary_weight: float = Field(default=0.1, gt=0)
+    """Of the auxiliary loss against that of the actions."""
 
     def window(self) -> WindowSpec:
         """The window this model needs, as configured."""
-        return WindowSpec()
+        return WindowSpec(chunk=self.chunk, auxiliary=self.auxiliary)
 
 
 class FrameContract(Section):
@@ -102,6 +113,19 @@ class FrameContract(Section):
     """Ticks a second; None where the dataset does not say."""
 
 
+class Features(Section):
+    """What preprocessing makes of the state and the instruction."""
+
+    state: tuple[str, ...] = ()
+    """Names of the continuous features."""
+    categories: tuple[int, ...] = ()
+    """Sizes of the vocabularies that the categories are indices of; 0 is the unknown value."""
+    tokens: int = 0
+    """Size of the vocabulary of instructions; token 0 is padding."""
+    auxiliary: int = 0
+    """Size of the vocabulary of the auxiliary attribute."""
+
+
 class DataSpec(Section):
     """What a model must know of a dataset to be built, and a policy to be played."""
 
@@ -110,6 +134,8 @@ class DataSpec(Section):
     state: tuple[str, ...]
     """The S state attributes, in the order of the dataset's columns; empty where there are none."""
     frame: FrameContract
+    features: Features = Features()
+    """Known once preprocessing is fitted."""
 
 
 class Ticks(NamedTuple):
@@ -117,8 +143,10 @@ class Ticks(NamedTuple):
 
     frames: UInt8[ArrayLike, "B T H W C"] | Int[ArrayLike, "B T"]
     """Or their rows in the frames that are on the device already."""
-    state: Float[ArrayLike, "B T S"] | None
+    state: Float[ArrayLike, "B T D"] | None
+    """The D columns of `state.with_history`."""
     past_actions: Bool[ArrayLike, "B T A"] | None
+    instruction: Int[ArrayLike, "B L"] | None
     valid: Bool[ArrayLike, "B T"]
     """False where the window reaches over the episode's start and repeats its first tick."""
 
@@ -131,7 +159,12 @@ class Observation(NamedTuple):
 
     frames: Float[ArrayLike, "B T H W C"]
     state: Float[ArrayLike, "B T S"] | None
+    """Continuous features, standardised; their names are DataSpec.features.state."""
+    categories: Int[ArrayLike, "B T V"] | None
+    """Indices into the V vocabularies of DataSpec.features.categories."""
     past_actions: Float[ArrayLike, "B T A"] | None
+    instruction: Int[ArrayLike, "B T L"] | None
+    """Tokens, the same at all T ticks; 0 is padding."""
     valid: Bool[ArrayLike, "B T"]
 
 
@@ -145,5 +178,7 @@ class Batch(NamedTuple):
     """False where the chunk reaches over the episode's end and repeats its last tick."""
     previous: Bool[ArrayLike, "B A"]
     """What was pressed one tick before now; nothing at an episode's first tick."""
+    auxiliary: Float[ArrayLike, "B"] | Int[ArrayLike, "B"] | None
+    """The auxiliary attribute now: its value from the dataset, its index once preprocessed."""
     weight: Float[ArrayLike, "B"]
     """Zero for rows that only fill a batch up."""

@@ -49,7 +49,13 @@ class Order:
     """
 
     def __init__(
-        self, lengths: Int[np.ndarray, "E"], *, seed: int, block: int = 1, buffer: int = 1
+        self,
+        lengths: Int[np.ndarray, "E"],
+        *,
+        seed: int,
+        block: int = 1,
+        buffer: int = 1,
+        copies: Int[np.ndarray, "N"] | None = None,
     ):
         """Lays episodes end to end.
 
@@ -58,15 +64,22 @@ class Order:
             seed: of all epochs.
             block: neighbouring ticks of an episode that stay together, from its start.
             buffer: blocks whose samples are shuffled among each other.
+            copies: how many times an epoch visits each sample; once if not given.
         """
         self._seed, self._block = seed, block
         self._buffer = buffer
-        self._size = int(lengths.sum())
+        self._copies = copies
+        self._ends = None if copies is None else np.cumsum(copies)
+        self._size = int(lengths.sum() if copies is None else copies.sum())
         self._firsts = np.cumsum(lengths) - lengths
         self._lengths = lengths
         self._blocks = -(-lengths // block)
         self._plan = functools.lru_cache(2)(self._make_plan)
         self._group = functools.lru_cache(4)(self._make_group)
+
+    def __len__(self) -> int:
+        """Places in an epoch."""
+        return self._size
 
     def samples(self, epoch: int, start: int, stop: int) -> Int[np.ndarray, "n"]:
         """The samples at places `start` to `stop` of an epoch."""
@@ -103,10 +116,17 @@ class Order:
         """An epoch's order of the blocks, and where each group of them ends."""
         order = np.random.default_rng([self._seed, epoch]).permutation(int(self._blocks.sum()))
         firsts, lasts = self._bounds(order)
-        ends = np.cumsum(lasts - firsts)[self._buffer - 1 :: self._buffer]
+        ends = np.cumsum(self._places(lasts) - self._places(firsts))
+        ends = ends[self._buffer - 1 :: self._buffer]
         if len(order) % self._buffer:
             ends = np.append(ends, self._size)
         return order, ends
+
+    def _places(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Places that the samples before each of these take, were they not shuffled."""
+        if self._ends is None:
+            return samples
+        return np.where(samples > 0, self._ends[samples - 1], 0)
 
     def _bounds(
         self, blocks: Int[np.ndarray, "n"]
@@ -128,9 +148,12 @@ class Order:
         """All samples of a group of blocks, shuffled; of single ticks, the next ones in order."""
         if self._block == 1:
             places = np.arange(group * SLAB, min((group + 1) * SLAB, self._size))
-            return permuted(places, self._size, np.random.SeedSequence([self._seed, epoch]))
+            found = permuted(places, self._size, np.random.SeedSequence([self._seed, epoch]))
+            return found if self._ends is None else np.searchsorted(self._ends, found, "right")
         firsts, lasts = self._group_blocks(epoch, group)
         found = np.concatenate([np.arange(a, b) for a, b in zip(firsts, lasts, strict=True)])
+        if self._copies is not None:
+            found = np.repeat(found, self._copies[found])
         return np.random.default_rng([self._seed, epoch, group]).permutation(found)
 
 

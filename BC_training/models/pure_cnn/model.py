@@ -4,7 +4,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.layers import MLP, ConvEncoder
+from BC_training.common.layers import MLP, ActionHead, ConvEncoder
 from BC_training.common.model import Model
 from BC_training.common.types import DataSpec, ModelConfig, Observation
 
@@ -24,6 +24,7 @@ class Config(ModelConfig):
 
 class PureCNN(Model):
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
+        super().__init__(config, spec, config.conv_features[-1], rngs)
         self.encoder = ConvEncoder(
             spec.frame.channels,
             config.conv_features,
@@ -38,7 +39,7 @@ class PureCNN(Model):
             rngs=rngs,
         )
         width = (config.conv_features[-1], *config.dense_features)[-1]
-        self.head = nnx.Linear(width, len(spec.actions), rngs=rngs)
+        self.head = ActionHead(width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         return self.encoder(tick.frames, rngs)
@@ -46,7 +47,7 @@ class PureCNN(Model):
     def decode(
         self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B K A"]:
-        return self.head(self.dense(features, rngs))
+        return self.head(self.dense(features[:, -1], rngs))
 
 
 def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> PureCNN:

@@ -1,0 +1,226 @@
+"""From the columns of a game's state to features that a model can learn from.
+
+Two steps. `with_history` runs on the host and adds what one tick can't tell: how long each value
+has lasted, and how far things moved. `StateSchema` runs on the device and makes of these columns
+continuous features, standardised, and categories, indices into vocabularies. What a column means
+is told by its name for the attributes of Elden Ring, and by its values for any other game's.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from BC_training.common.types import Section
+
+ANIMATION = re.compile(r"\w+AnimId")
+RATIO = re.compile(r"(Hero|Npc)(Hp|Sp|Fp)")
+BODIES = (
+    ("HeroGlobalPosX", "HeroGlobalPosY", "HeroGlobalPosZ", "HeroAngle"),
+    ("NpcGlobalPosX", "NpcGlobalPosY", "NpcGlobalPosZ", "NpcGlobalPosAngle"),
+)
+"""Hero and opponent: position, with the vertical axis last, and facing in radians."""
+
+NPC_OFFSET = (0.0, -8.0, 0.0)
+"""What the game adds to an opponent's position against the hero's."""
+
+MOST_VALUES = 32
+"""Different whole numbers that a column of a game we don't know may hold to count as a category."""
+
+RARE = 3
+"""Ticks of the training split below which a value counts as unknown, so that unknown is learned."""
+
+LONGEST = 255.0
+"""Ticks at which counting how long a value has lasted ends."""
+
+MIN_STD = 1e-3
+"""A feature that hardly varies is centred, not blown up."""
+
+
+class Moment(NamedTuple):
+    """What `with_history` must remember of the tick before."""
+
+    state: Float[np.ndarray, "S"]
+    lasted: Float[np.ndarray, "S"]
+
+
+def with_history(
+    state: Float[np.ndarray, "N S"], before: Moment | None
+) -> tuple[Float[np.ndarray, "N 3*S"], Moment]:
+    """Adds to each column the ticks since its value began, and its change since the tick before.
+
+    Args:
+        state: consecutive ticks of an episode; whole episodes in training, one tick in play.
+        before: of the last tick before these; None at an episode's start.
+    """
+    before = before or Moment(state[0], np.full(state.shape[1], -1, np.float32))
+    previous = np.concatenate([before.state[None], state[:-1]])
+    changed = state != previous
+    ticks = np.arange(len(state))[:, None]
+    began = np.maximum.accumulate(np.where(changed, ticks, -1), axis=0)
+    lasted = np.where(began >= 0, ticks - began, before.lasted + 1 + ticks)
+    lasted = np.minimum(lasted, LONGEST).astype(np.float32)
+    known = np.concatenate([state, lasted, state - previous], axis=1)
+    return known, Moment(state[-1], lasted[-1])
+
+
+class Vocabulary(Section):
+    """The values of a whole-numbered attribute; index 0 is any other."""
+
+    attribute: str
+    column: int
+    values: tuple[float, ...]
+    """Rising; as float32 holds them, for that is how they are recorded."""
+
+    @property
+    def size(self) -> int:
+        return len(self.values) + 1
+
+    def index(self, values: Float[Array, "*axes"]) -> Int[Array, "*axes"]:
+        """Where values stand in the vocabulary, 0 for those that don't."""
+        known = jnp.asarray(np.array(self.values, np.float32))
+        at = jnp.minimum(jnp.searchsorted(known, values), len(self.values) - 1)
+        return jnp.where(known[at] == values, at + 1, 0)
+
+
+class StateSchema(Section):
+    """Which features and categories a game's state gives; fitted on the training split."""
+
+    attributes: tuple[str, ...]
+    """The S columns of the dataset."""
+    ratios: tuple[tuple[int, int], ...]
+    """Columns of a resource and of its maximum."""
+    bodies: tuple[tuple[int, ...], ...]
+    """Columns of BODIES; empty where the game has no such thing."""
+    numbers: tuple[int, ...]
+    """Columns that are taken as they are."""
+    categories: tuple[Vocabulary, ...]
+    mean: tuple[float, ...] = ()
+    """Of each feature."""
+    std: tuple[float, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the continuous features."""
+        names = [self.attributes[column] for column, _ in self.ratios]
+        if self.bodies:
+            names += ["ahead", "left", "above", "distance"]
+            names += ["facing_sin", "facing_cos", "npc_facing_sin", "npc_facing_cos"]
+            for body in ("hero", "npc"):
+                names += [f"{body}_speed", f"{body}_speed_ahead", f"{body}_speed_left"]
+        names += [self.attributes[column] for column in self.numbers]
+        names += [f"{each.attribute}_lasted" for each in self.categories]
+        return tuple(names)
+
+    def raw(self, known: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
+        """The features before standardisation, from the columns of `with_history`.
+
+        Positions are those of the opponent in the hero's frame: `ahead` along where the hero looks,
+        `left` across it. `facing` is the angle from where the hero looks to the opponent,
+        `npc_facing` from where the opponent looks to the hero.
+        """
+        columns = len(self.attributes)
+        state, lasted, change = (known[..., i * columns : (i + 1) * columns] for i in range(3))
+        found = [state[..., a] / jnp.maximum(state[..., b], 1.0) for a, b in self.ratios]
+        if self.bodies:
+            found += _relative(state, change, *self.bodies)
+        found += [state[..., column] for column in self.numbers]
+        found += [jnp.log1p(lasted[..., each.column]) for each in self.categories]
+        return jnp.stack(found, axis=-1) if found else jnp.zeros((*known.shape[:-1], 0))
+
+    def __call__(
+        self, known: Float[Array, "*axes D"]
+    ) -> tuple[Float[Array, "*axes F"], Int[Array, "*axes V"]]:
+        """Standardised features and categories; runs on the device."""
+        shape = (1,) * (known.ndim - 1) + (-1,)
+        mean, std = (jnp.array(x, jnp.float32).reshape(shape) for x in (self.mean, self.std))
+        indices = [each.index(known[..., each.column]) for each in self.categories]
+        empty = jnp.zeros((*known.shape[:-1], 0), jnp.int32)
+        return (self.raw(known) - mean) / std, jnp.stack(indices, -1) if indices else empty
+
+
+def fit_schema(attributes: Sequence[str], known: Float[np.ndarray, "N D"]) -> StateSchema:
+    """Fits on the training split.
+
+    Args:
+        attributes: names of the S columns.
+        known: their values with history.
+    """
+    attributes = tuple(attributes)
+    at = {name: column for column, name in enumerate(attributes)}
+    state = known[:, : len(attributes)]
+    ratios = {
+        at[name]: at[f"{match[1]}Max{match[2]}"]
+        for name in attributes
+        if (match := RATIO.fullmatch(name)) and f"{match[1]}Max{match[2]}" in at
+    }
+    whole = all(name in at for body in BODIES for name in body)
+    bodies = tuple(tuple(at[name] for name in body) for body in BODIES) if whole else ()
+    used = {*ratios, *ratios.values(), *(column for body in bodies for column in body)}
+    numbers: list[int] = []
+    categories: list[Vocabulary] = []
+    for column, name in enumerate(attributes):
+        values = state[:, column]
+        # What never changes in training tells nothing.
+        if column in used or values.min() == values.max():
+            continue
+        vocabulary = fit_vocabulary(name, column, values)
+        if vocabulary and (ANIMATION.fullmatch(name) or vocabulary.size <= MOST_VALUES + 1):
+            categories.append(vocabulary)
+        else:
+            numbers.append(column)
+    schema = StateSchema(
+        attributes=attributes,
+        ratios=tuple(ratios.items()),
+        bodies=bodies,
+        numbers=tuple(numbers),
+        categories=tuple(categories),
+    )
+    features = np.asarray(schema.raw(jnp.asarray(known)), np.float64)
+    mean, std = features.mean(axis=0), np.maximum(features.std(axis=0), MIN_STD)
+    return schema.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
+
+
+def fit_vocabulary(
+    attribute: str, column: int, values: Float[np.ndarray, "N"]
+) -> Vocabulary | None:
+    """The values that are not rare; None if there are no such values or they are not whole."""
+    if not (values == np.round(values)).all():
+        return None
+    found, counts = np.unique(values, return_counts=True)
+    common = found[counts >= RARE]
+    if len(common) == 0:
+        return None
+    return Vocabulary(attribute=attribute, column=column, values=tuple(common.tolist()))
+
+
+def _relative(
+    state: Float[Array, "*axes S"],
+    change: Float[Array, "*axes S"],
+    hero: tuple[int, ...],
+    npc: tuple[int, ...],
+) -> list[Float[Array, "*axes"]]:
+    angle = state[..., hero[3]]
+    x, y, z = (
+        state[..., b] - state[..., a] - offset
+        for a, b, offset in zip(hero[:3], npc[:3], NPC_OFFSET, strict=True)
+    )
+    bearing = jnp.arctan2(y, x)
+    facing, npc_facing = bearing - angle, bearing + jnp.pi - state[..., npc[3]]
+    found = [*_turned(x, y, angle), z, jnp.hypot(x, y)]
+    found += [jnp.sin(facing), jnp.cos(facing), jnp.sin(npc_facing), jnp.cos(npc_facing)]
+    for body in (hero, npc):
+        dx, dy = change[..., body[0]], change[..., body[1]]
+        found += [jnp.hypot(dx, dy), *_turned(dx, dy, angle)]
+    return found
+
+
+def _turned(
+    x: Float[Array, "*axes"], y: Float[Array, "*axes"], angle: Float[Array, "*axes"]
+) -> tuple[Float[Array, "*axes"], Float[Array, "*axes"]]:
+    """A vector along and across a direction."""
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return x * cos + y * sin, y * cos - x * sin

@@ -1,0 +1,80 @@
+"""A transformer over the encodings of the window's ticks.
+
+Attention is causal, blind to ticks from before the episode's start, and told by a learned bias how
+long ago a tick was (Raffel et al. 2020, "Exploring the limits of transfer learning").
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from pydantic import Field, PositiveInt, model_validator
+
+from BC_training.common.encoder import EncoderConfig, TickEncoder
+from BC_training.common.layers import ActionHead, TransformerBlock
+from BC_training.common.model import Model
+from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+
+
+class Config(ModelConfig):
+    encoder: EncoderConfig = EncoderConfig()
+    ticks: PositiveInt = 16
+    """T: observed ticks."""
+    stride: PositiveInt = 1
+    """Ticks between two observed ones."""
+    layers: PositiveInt = 2
+    """Transformer blocks."""
+    heads: PositiveInt = 4
+    """Of attention; they share the encoder's width."""
+    dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads(self) -> "Config":
+        if self.encoder.width % self.heads:
+            raise ValueError(
+                f"encoder.width ({self.encoder.width}) can't be split among {self.heads} heads"
+            )
+        return self
+
+    def window(self) -> WindowSpec:
+        return super().window()._replace(
+            ticks=self.ticks,
+            stride=self.stride,
+            state=self.encoder.state,
+            past_actions=self.encoder.past_actions,
+        )
+
+
+class TemporalTransformer(Model):
+    def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
+        width = config.encoder.width
+        super().__init__(config, spec, width, rngs)
+        self.encoder = TickEncoder(config.encoder, spec, rngs)
+        self.bias = nnx.Param(jnp.zeros((config.heads, config.ticks)))
+        self.blocks = nnx.List(
+            [
+                TransformerBlock(width, config.heads, dropout_rate=config.dropout_rate, rngs=rngs)
+                for _ in range(config.layers)
+            ]
+        )
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.head = ActionHead(width, config.chunk, len(spec.actions), rngs=rngs)
+
+    def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
+        return self.encoder(tick, rngs)
+
+    def decode(
+        self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B K A"]:
+        ticks = features.shape[1]
+        ago = jnp.arange(ticks)[:, None] - jnp.arange(ticks)[None]
+        # Every tick sees itself, so that none sees nothing.
+        seen = (ago >= 0)[None] & (valid[:, None] | (ago == 0)[None])
+        bias = self.bias[...][:, jnp.maximum(ago, 0)]
+        for block in self.blocks:
+            features = block(features, seen, bias, rngs)
+        return self.head(self.norm(features[:, -1]))
+
+
+def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> TemporalTransformer:
+    """Builds the model for a dataset's frames, state and actions."""
+    return TemporalTransformer(config, spec, rngs)
