@@ -3,13 +3,29 @@
 import itertools
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 BATCH_NORM_MOMENTUM = 0.95
 """Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
 small datasets have no more than that."""
+
+
+class Backbone(nnx.Module):
+    """Base of what turns images into a map of features; what is done with the map is the model's.
+
+    A subclass sets `width` and writes `__call__`.
+    """
+
+    width: int
+    """Channels of the map."""
+    weights: str | None = None
+    """A file that `Model.load_pretrained` fills the backbone from."""
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w F"]:
+        raise NotImplementedError
 
 
 class ConvNormAct(nnx.Module):
@@ -58,8 +74,8 @@ class ConvBlock(nnx.Module):
         return images
 
 
-class ConvEncoder(nnx.Module):
-    """Conv blocks of growing width, then the mean over the image."""
+class ConvEncoder(Backbone):
+    """Conv blocks of growing width."""
 
     def __init__(
         self,
@@ -70,6 +86,7 @@ class ConvEncoder(nnx.Module):
         batch_norm: bool,
         rngs: nnx.Rngs,
     ):
+        self.width = features[-1]
         widths = [channels, *features]
         self.blocks = nnx.List(
             [
@@ -80,10 +97,10 @@ class ConvEncoder(nnx.Module):
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
-    ) -> Float[Array, "B F"]:
+    ) -> Float[Array, "B h w F"]:
         for block in self.blocks:
             images = block(images, rngs)
-        return jnp.mean(images, axis=(1, 2))
+        return images
 
 
 class MLP(nnx.Module):
