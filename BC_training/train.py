@@ -137,19 +137,21 @@ class Trainer:
         """Builds the model, or restores the newest checkpoint of `run`.
 
         Raises:
-            UserError: the checkpoint does not fit.
+            UserError: the checkpoint or the pretrained weights do not fit.
         """
         self.config, self.data, self.run = config, data, run
         self.train_set, self.val_set = data.splits["train"], data.splits["val"]
         self.steps_per_epoch = len(self.train_set) // config.training.batch_size
+        self.resumed_from = run.latest() if resume else None
         model = checkpoints.create_model(config, data.spec)
+        if self.resumed_from is None:
+            model.load_pretrained()
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         self.learning_rate = optim.schedule(config.training, self.steps_per_epoch)
         optimizer = optim.make_optimizer(config.training, self.learning_rate)
         self.state = TrainState(
             jnp.int32(0), params, rest, jax.jit(optimizer.init)(params), jnp.int32(-1)
         )
-        self.resumed_from = run.latest() if resume else None
         if self.resumed_from is None:
             self.fitted = fit_preprocess(self.train_set, config)
         else:

@@ -5,7 +5,7 @@ for name, so that its ImageNet weights fit.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -53,7 +53,7 @@ class EfficientNetConfig(Section):
     type: Literal["efficientnet"] = "efficientnet"
     """EfficientNet, with batch norm and stochastic depth."""
     variant: Literal["b0", "b1", "b2", "b3"] = "b0"
-    """Compound scaling of width and depth. The image size that goes with it is up to the dataset."""
+    """Compound scaling of width and depth; the image size that goes with it is the dataset's."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """Stride of the first convolution. imagenet: 2; the map is 32 times smaller than the image.
     small: 1; the map is 16 times smaller, at 4 times the cost."""
@@ -203,7 +203,8 @@ class ResNet(Backbone):
     ) -> Float[Array, "B h w F"]:
         x = nnx.relu(self.conv1(images, rngs))
         if not self.is_small:
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            padding: Any = ((1, 1), (1, 1))  # annotated as a text in Flax, which takes both
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
             x = block(x, rngs)
         return x
@@ -240,7 +241,7 @@ class MBConv(nnx.Module):
     ):
         inner = inputs * expansion
         widen = [ConvNorm(inputs, inner, size=1, rngs=rngs)] if expansion > 1 else []
-        self.block = nnx.List(
+        self.block: nnx.List[Any] = nnx.List(
             [
                 *widen,
                 ConvNorm(inner, inner, size=size, stride=stride, groups=inner, rngs=rngs),
@@ -307,7 +308,7 @@ class EfficientNet(Backbone):
             features.append(nnx.List(blocks))
         self.width = 4 * inputs
         features.append(ConvNorm(inputs, self.width, size=1, rngs=rngs))
-        self.features = nnx.List(features)
+        self.features: nnx.List[Any] = nnx.List(features)
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None

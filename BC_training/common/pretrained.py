@@ -23,8 +23,6 @@ RENAMES = (
 UNUSED = re.compile(r"(fc|classifier)\..*|.*\.num_batches_tracked")
 """Tensors that a backbone has no place for: the ImageNet classifier, and a counter."""
 
-OIHW_TO_HWIO = (2, 3, 1, 0)
-
 
 def fill(module: nnx.Module, file: Path) -> None:
     """Sets every parameter and batch statistic of a module to the file's tensor of its name.
@@ -36,15 +34,11 @@ def fill(module: nnx.Module, file: Path) -> None:
     if not file.is_file():
         raise UserError(f"{file}: there is no such file of pretrained weights")
     try:
-        with safetensors.safe_open(file, framework="flax") as opened:
+        with safetensors.safe_open(file, framework="numpy") as opened:
             names = [name for name in opened.keys() if not UNUSED.fullmatch(name)]  # noqa: SIM118
             tensors = {name: opened.get_tensor(name) for name in names}
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file}: not a readable .safetensors file: {error}") from error
-    tensors = {
-        name: tensor.transpose(OIHW_TO_HWIO) if tensor.ndim == 4 else tensor
-        for name, tensor in tensors.items()
-    }
     state = nnx.state(module)
     wanted = {
         _torchvision_name(".".join(map(str, path))): variable
@@ -53,16 +47,18 @@ def fill(module: nnx.Module, file: Path) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is not known" for name in tensors if name not in wanted]
     problems += [
-        f"{name} has shape {_shape(tensors[name])}, not {_shape(variable)}"
+        f"{name} has shape {tensors[name].shape}, not {shape}"
         for name, variable in wanted.items()
-        if name in tensors and tensors[name].shape != variable.shape
+        if name in tensors and tensors[name].shape != (shape := _torchvision_shape(variable.shape))
     ]
     if problems:
         raise UserError(
             f"{file}: its tensors are not those of this backbone:\n  " + "\n  ".join(problems)
         )
     for name, variable in wanted.items():
-        variable[...] = tensors[name].astype(jnp.float32)
+        tensor = tensors[name]
+        ours = tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+        variable.set_value(jnp.asarray(ours, jnp.float32))
     nnx.update(module, state)
 
 
@@ -72,6 +68,9 @@ def _torchvision_name(name: str) -> str:
     return name
 
 
-def _shape(array: nnx.Variable) -> tuple[int, ...]:
-    """As the file has it."""
-    return tuple(array.shape[OIHW_TO_HWIO.index(axis)] for axis in range(4)) if array.ndim == 4 else array.shape
+def _torchvision_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Kernels are HWIO here and OIHW there."""
+    if len(shape) != 4:
+        return shape
+    height, width, inputs, outputs = shape
+    return outputs, inputs, height, width
