@@ -182,7 +182,7 @@ class Trainer:
         """Builds the model, or restores the newest checkpoint of `run`.
 
         Raises:
-            UserError: the checkpoint does not fit.
+            UserError: the checkpoint or the pretrained weights do not fit.
         """
         self.config, self.data, self.run = config, data, run
         self.train_set, self.val_set = data.splits["train"], data.splits["val"]
@@ -202,7 +202,10 @@ class Trainer:
             self.fitted = bundle.preprocess
         self.spec = data.spec.model_copy(update={"features": self.fitted.features()})
         augmentation = make_augmentation(training.augmentation, self.fitted, self.spec.actions)
-        graph, params, rest = nnx.split(checkpoints.create_model(config, self.spec), nnx.Param, ...)
+        model = checkpoints.create_model(config, self.spec)
+        if self.resumed_from is None:
+            model.load_pretrained()
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
         self.learning_rate = optim.schedule(training, self.steps_per_epoch)
         optimizer = optim.make_optimizer(training, self.learning_rate)
         # Copies: the step gives the memory of the state it gets to the next one.

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from BC_training import models, train
+from BC_training.common import backbones
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
@@ -18,7 +19,32 @@ from BC_training.common.types import Observation, UserError
 from tests import window_model
 from tests.made_data import make_dataset
 
-SMALL = {"pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]}}
+ENCODER = {
+    "backbone": {"type": "conv", "features": [8, 16], "depth": 0},
+    "width": 32,
+    "state_features": [16],
+}
+SMALL = {
+    "pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
+    "resnet": {"backbone": {"type": "resnet", "stem": "small"}},
+    "efficientnet": {"backbone": {"type": "efficientnet", "stem": "small"}},
+    "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
+    "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
+    "temporal_transformer": {
+        "encoder": {**ENCODER, "grid": [2, 2], "past_actions": True},
+        "ticks": 4,
+        "layers": 1,
+        "heads": 2,
+        "chunk": 2,
+    },
+    "vla": {
+        "backbone": {"type": "patch", "size": 8, "width": 32},
+        "chunk": 3,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+    },
+}
 NAMES = (*models.available(), "window_model")
 
 
@@ -34,6 +60,7 @@ def setting(request, tmp_path_factory):
             "train_ratio": 0.8,
             "val_ratio": 0.2,
             "cache_dir": str(folder / "cache"),
+            "instruction": "press what is bright",
         },
         "model": {"name": request.param, **SMALL.get(request.param, {})},
         "training": {
@@ -45,6 +72,9 @@ def setting(request, tmp_path_factory):
         },
     }
     with pytest.MonkeyPatch.context() as patch:
+        # Their published sizes take minutes to compile and train on a CPU.
+        patch.setattr(backbones, "RESNET_WIDTH", 4)
+        patch.setattr(backbones, "MBCONVS", backbones.MBCONVS[:3])
         patch.setattr(
             models, "load", lambda name: window_model if name == "window_model" else load(name)
         )

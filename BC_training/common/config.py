@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import pydantic
 import tyro
@@ -316,7 +316,9 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
             f"{file}: model.name must be a text, one of {', '.join(models.available())}"
         )
     # Set early, so that the file's other keys are judged by the class of the model that will run.
-    config = validate({**raw, "model": {**model, "name": name}}, str(file))
+    raw = {**raw, "model": {**model, "name": name}}
+    _set_types(raw, overrides)
+    config = validate(raw, str(file))
     flags = tyro.cli(
         type(mirror := _flags(config)),
         default=mirror,
@@ -334,11 +336,7 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
     Raises:
         UserError: every key that the schema refuses, with what is wrong with it.
     """
-    name = raw.get("model", {}).get("name", "")
-    schema = cast(
-        type[Config],
-        pydantic.create_model("Config", __base__=Config, model=(models.load(name).Config, ...)),
-    )
+    schema = _schema(raw)
     try:
         # By way of JSON, where strict validation takes a list for a tuple.
         return schema.model_validate_json(json.dumps(raw))
@@ -354,9 +352,53 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
+def _schema(raw: Mapping[str, Any]) -> type[Config]:
+    model = models.load(raw.get("model", {}).get("name", "")).Config
+    return cast(type[Config], pydantic.create_model("Config", __base__=Config, model=(model, ...)))
+
+
+def _kinds(schema: type[BaseModel], prefix: str = "") -> dict[str, dict[str, type[BaseModel]]]:
+    """The classes that a section may have by its `type`, for each section that has several."""
+    found = {}
+    for name, field in schema.model_fields.items():
+        key = prefix + name
+        if field.discriminator == "type":
+            members = get_args(field.annotation)
+            found[key] = {get_args(m.model_fields["type"].annotation)[0]: m for m in members}
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _kinds(field.annotation, f"{key}.")
+    return found
+
+
+def _set_types(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Sets overridden types of sections early, as the file's other keys are judged by them."""
+    for key in _kinds(_schema(raw)):
+        kind = _flag_value(overrides, f"--{key}.type")
+        if kind is None:
+            continue
+        section = raw
+        for name in key.split("."):
+            section[name] = dict(section.get(name) or {})
+            section = section[name]
+        section["type"] = kind
+
+
 def _explain(schema: type[BaseModel], detail: Any) -> str:
-    location = [str(part) for part in detail["loc"]]
+    location, kinds, members, kind = [], _kinds(schema), None, None
+    for part in map(str, detail["loc"]):
+        if members is not None and kind is None:
+            kind = part  # not a key: pydantic tells the type by which it judged
+            continue
+        location.append(part)
+        members = members or kinds.get(".".join(location))
     key = ".".join(location)
+    if members is not None and detail["type"] == "union_tag_not_found":
+        return f"{key}.type: missing; one of {', '.join(members)}"
+    if members is not None and detail["type"] == "union_tag_invalid":
+        return f"{key}.type: one of {', '.join(members)}, not {detail['ctx']['tag']!r}"
+    if members is not None and kind is not None and detail["type"] == "extra_forbidden":
+        known = ", ".join(name for name in members[kind].model_fields if name != "type")
+        return f"{key}: no key of the type {kind}, whose keys are {known}"
     if detail["type"] == "extra_forbidden":
         known = _keys(schema)
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)

@@ -13,6 +13,23 @@ BATCH_NORM_MOMENTUM = 0.95
 small datasets have no more than that."""
 
 
+class Backbone(nnx.Module):
+    """Base of what turns images into a map of features; what is done with the map is the model's.
+
+    A subclass sets `width` and writes `__call__`.
+    """
+
+    width: int
+    """Channels of the map."""
+    weights: str | None = None
+    """A file that `Model.load_pretrained` fills the backbone from."""
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w F"]:
+        raise NotImplementedError
+
+
 class ConvNormAct(nnx.Module):
     """3x3 convolution, batch norm (or a bias without it), ReLU."""
 
@@ -59,8 +76,8 @@ class ConvBlock(nnx.Module):
         return images
 
 
-class ConvEncoder(nnx.Module):
-    """Conv blocks of growing width, then the mean over the image."""
+class ConvEncoder(Backbone):
+    """Conv blocks of growing width."""
 
     def __init__(
         self,
@@ -71,6 +88,7 @@ class ConvEncoder(nnx.Module):
         batch_norm: bool,
         rngs: nnx.Rngs,
     ):
+        self.width = features[-1]
         widths = [channels, *features]
         self.blocks = nnx.List(
             [
@@ -81,10 +99,10 @@ class ConvEncoder(nnx.Module):
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
-    ) -> Float[Array, "B F"]:
+    ) -> Float[Array, "B h w F"]:
         for block in self.blocks:
             images = block(images, rngs)
-        return jnp.mean(images, axis=(1, 2))
+        return images
 
 
 class MLP(nnx.Module):

@@ -1,12 +1,14 @@
 """What every model is: a per-tick encoder, a decoder over the window, and a loss."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from BC_training.common import losses
+from BC_training.common import losses, pretrained
+from BC_training.common.layers import Backbone
 from BC_training.common.losses import Objective
 from BC_training.common.types import Batch, DataSpec, ModelConfig, Observation
 
@@ -40,6 +42,16 @@ class Model(nnx.Module):
             if spec.features.auxiliary
             else None
         )
+
+    def load_pretrained(self) -> None:
+        """Fills backbones from the weights they are configured with; for the beginning of a run.
+
+        Raises:
+            UserError: such a file is missing, can't be read, or does not fit.
+        """
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Backbone) and module.weights is not None:
+                pretrained.fill(module, Path(module.weights))
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         """Features of one tick of everything (an Observation without the axis T)."""

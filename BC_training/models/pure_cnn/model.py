@@ -1,5 +1,6 @@
 """Conv blocks, global average pooling, dense layers, one logit per action."""
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
@@ -42,7 +43,7 @@ class PureCNN(Model):
         self.head = ActionHead(width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
-        return self.encoder(tick.frames, rngs)
+        return jnp.mean(self.encoder(tick.frames, rngs), axis=(1, 2))
 
     def decode(
         self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None

@@ -18,8 +18,10 @@ class Config(ModelConfig):
     """Dropout after each dense layer."""
 
     def window(self) -> WindowSpec:
-        return super().window()._replace(
-            state=self.encoder.state, past_actions=self.encoder.past_actions
+        return (
+            super()
+            .window()
+            ._replace(state=self.encoder.state, past_actions=self.encoder.past_actions)
         )
 
 

@@ -36,11 +36,15 @@ class Config(ModelConfig):
         return self
 
     def window(self) -> WindowSpec:
-        return super().window()._replace(
-            ticks=self.ticks,
-            stride=self.stride,
-            state=self.encoder.state,
-            past_actions=self.encoder.past_actions,
+        return (
+            super()
+            .window()
+            ._replace(
+                ticks=self.ticks,
+                stride=self.stride,
+                state=self.encoder.state,
+                past_actions=self.encoder.past_actions,
+            )
         )
 
 

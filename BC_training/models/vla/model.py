@@ -62,9 +62,7 @@ class VLA(Model):
         if config.state:
             wide = EncoderConfig(state=True, state_features=(width, width))
             self.state = StateEncoder(wide, spec, rngs)
-        self.words = nnx.Embed(
-            spec.features.tokens, width, embedding_init=POSITION, rngs=rngs
-        )
+        self.words = nnx.Embed(spec.features.tokens, width, embedding_init=POSITION, rngs=rngs)
         self.order = nnx.Param(POSITION(rngs.params(), (config.instruction_length, width)))
         self.queries = nnx.Param(POSITION(rngs.params(), (config.chunk, width)))
         self.blocks = nnx.List(

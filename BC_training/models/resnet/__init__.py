@@ -1,0 +1,5 @@
+"""ResNet on one frame."""
+
+from BC_training.models.resnet.model import Config, create_model
+
+__all__ = ["Config", "create_model"]

@@ -1,0 +1,17 @@
+"""ResNet, global average pooling, dropout, one logit per action."""
+
+from flax import nnx
+
+from BC_training.common.backbones import ResNetConfig, make_backbone
+from BC_training.common.single_frame import SingleFrame, SingleFrameConfig
+from BC_training.common.types import DataSpec
+
+
+class Config(SingleFrameConfig):
+    backbone: ResNetConfig = ResNetConfig()
+
+
+def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> SingleFrame:
+    """Builds the model for a dataset's frames and actions."""
+    backbone = make_backbone(config.backbone, spec.frame.channels, rngs)
+    return SingleFrame(config, backbone, spec, rngs)
