@@ -58,6 +58,7 @@ def _record_if_missing(config: Config) -> None:
             episodes=settings.record_episodes,
             resolution=settings.record_resolution,
             out=unfinished,
+            style=settings.record_style,
         )
         unfinished.rename(path)
     except RecordError as error:

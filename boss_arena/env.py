@@ -1,5 +1,6 @@
 """The fight as a Gymnasium environment that looks like the live game's client."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -18,6 +19,7 @@ from boss_arena.fight import (
     Fight,
 )
 from boss_arena.renderer import Renderer
+from boss_arena.styles import STYLES
 
 MIN_WIDTH, MIN_HEIGHT = 64, 36
 
@@ -40,6 +42,10 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
     attribute_names = ATTRIBUTES
     color_order = "RGB"
     resize_method = "none"
+    styles: Mapping[str, tuple[str, ...]] = {
+        name: style.instructions for name, style in STYLES.items()
+    }
+    """The expert's styles of play, each with the instructions that ask for it."""
 
     def __init__(
         self,
@@ -101,9 +107,15 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
         """The current frame, where render_mode is rgb_array."""
         return self._frame(self._running()) if self.render_mode == "rgb_array" else None
 
-    def make_expert(self, seed: int) -> Expert:
-        """A scripted player for this environment. It looks at attributes, not at pixels."""
-        return Expert(seed)
+    def make_expert(self, seed: int, style: str = "balanced") -> Expert:
+        """A scripted player for this environment. It looks at attributes, not at pixels.
+
+        Raises:
+            ValueError: there is no such style.
+        """
+        if style not in STYLES:
+            raise ValueError(f"no style {style!r}; the expert has {', '.join(STYLES)}")
+        return Expert(seed, STYLES[style])
 
     def _running(self) -> Fight:
         if self._fight is None:

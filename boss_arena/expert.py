@@ -10,8 +10,9 @@ import numpy as np
 
 from boss_arena import moves
 from boss_arena.attributes import NPC_Y_OFFSET
-from boss_arena.fight import OUT_OF_SIGHT, wrap
+from boss_arena.fight import JOG, OUT_OF_SIGHT, wrap
 from boss_arena.moves import MOVES, Move
+from boss_arena.styles import BALANCED, Style
 
 BY_ANIMATION = {move.animation: move for move in MOVES.values()}
 
@@ -26,17 +27,11 @@ ROLL_LEAD = 3
 
 ROLLS = (moves.HERO_ROLL, moves.HERO_TIRED_ROLL, moves.HERO_BACKSTEP)
 
-STRIKE_RANGE = 2.6
-"""Distance from which an attack reaches."""
-
-LEAST_OPENING = 1
-"""Ticks of an opening that must be left to attack in it: the boss pauses and winds up after it."""
+PACE = JOG / moves.TICKS_PER_SECOND
+"""Metres that a tick brings the hero closer."""
 
 DAGGER_TICKS = 0.85
 """Ticks that a thrown dagger needs for a metre, with the hero walking into it."""
-
-LEAST_STAMINA = 34.0
-"""An attack must leave enough for a roll."""
 
 AIM_DRIFT, AIM_NOISE = 0.9, 0.04
 """The eye's error in direction (radians) drifts: what is kept of it each tick, and what is new."""
@@ -66,9 +61,10 @@ class Seen(NamedTuple):
 class Expert:
     """Approaches locked on, rolls through blows, strikes in their recovery, rests when tired."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, style: Style = BALANCED):
         """The seed decides reaction time and every slip of the hand."""
         self._seed = seed
+        self._style = style
         self.reset()
 
     def reset(self) -> None:
@@ -107,8 +103,9 @@ class Expert:
         keys = {"left": False, "right": False, "back": False, "forward": False}
         rolling = self._evade(move, now, hero, stamina)
         if rolling:
-            keys["left" if self._roll_side > 0 else "right"] = True
-            keys["forward"] = True
+            side = "left" if self._roll_side > 0 else "right"
+            for key in self._style.roll:
+                keys[side if key == "side" else key] = True
         else:
             self._walk(keys, now, move, stamina)
             self._strike(hero, move, now, stamina)
@@ -177,10 +174,15 @@ class Expert:
         return due if due > -2 else None
 
     def _walk(self, keys: dict[str, bool], now: Seen, move: Move | None, stamina: float) -> None:
+        style = self._style
         winding = move is not None and self._elapsed < move.windup
-        if now.distance > 2.2 and not (winding and now.distance < 4 and stamina < 40):
+        opening = self._opening(move)
+        in_time = opening > style.least_opening + (now.distance - style.strike_range) / PACE
+        nearest, farthest = (0.0, style.close) if in_time else (style.nearest, style.farthest)
+        if now.distance > farthest and not (winding and now.distance < 4 and stamina < 40):
             keys["forward"] = True
-        if stamina < 25 and now.distance < 4.5 and not self._opening(move):
+        tired = stamina < style.tired and now.distance < 4.5 and not opening
+        if tired or now.distance < nearest:
             keys["forward"], keys["back"] = False, True
         if now.distance < 4 and winding:
             if self._strafe_left == 0:
@@ -190,25 +192,26 @@ class Expert:
         self._strafe_left = max(self._strafe_left - 1, 0)
 
     def _opening(self, move: Move | None) -> float:
-        """Ticks left in which the boss can't answer."""
+        """Ticks left in which the boss can't answer, or is trusted not to."""
         if self._animation == moves.BOSS_ROAR:
             return 10
         if move is None:
-            return 0
+            return max(self._style.idle_opening - self._elapsed, 0)
         over = move.windup + move.active + move.second_hit
         if self._elapsed < over:
             return 0
         return over + move.recovery - self._elapsed
 
     def _strike(self, hero: int, move: Move | None, now: Seen, stamina: float) -> None:
-        in_reach = now.distance < STRIKE_RANGE and abs(now.facing) < 0.7
-        if not in_reach or stamina < LEAST_STAMINA or self._rest or self._held["attack"]:
+        style = self._style
+        in_reach = now.distance < style.strike_range and abs(now.facing) < 0.7
+        if not in_reach or stamina < style.least_stamina or self._rest or self._held["attack"]:
             return
         if hero in moves.HERO_ATTACKS[1:]:
             return
-        if self._opening(move) >= LEAST_OPENING:
+        if self._opening(move) >= style.least_opening:
             self._tap("attack")
-            self._rest = 8
+            self._rest = style.rest
 
     def _lock(self, late: Look, now: Seen, hero: int) -> None:
         """Taps lock-on at the start, after the boss leapt out of sight, and when it must be off."""

@@ -10,8 +10,9 @@ that is stopped continues when repeated, and gives what it would have given.
 An environment needs a MultiBinary action space and observations that are an RGB image or a
 dictionary with one as `frame`. What it may offer besides: scalar entries in that dictionary (the
 state); `action_names`, `attribute_names`, `color_order`, `resize_method`; `make_expert(seed)`,
-giving an object with `reset()` and `act(observation)`; `metadata["render_fps"]`; arguments `width`
-and `height`, without which frames are resized.
+giving an object with `reset()` and `act(observation)`; `styles`, a mapping from each style in which
+`make_expert(seed, style=...)` can play to the instructions that ask for it, one or more texts;
+`metadata["render_fps"]`; arguments `width` and `height`, without which frames are resized.
 """
 
 import contextlib
@@ -61,6 +62,9 @@ PolicyName = Literal["expert", "random"]
 PATIENCE_S = 5.0
 """Seconds that a worker gets to end by itself."""
 
+MIXED = "mixed"
+"""Asks for the expert's styles in turn."""
+
 LISTED = 10
 """Failed episodes that a message names."""
 
@@ -75,6 +79,9 @@ class Recording:
     """Gymnasium id, with the module that registers it."""
     policy: PolicyName = "expert"
     """The environment's own expert, or random buttons."""
+    style: str | None = None
+    """A style in which the environment's expert can play, or mixed for all of them in turn; each
+    episode then holds its style and an instruction. Without it the expert plays as it does."""
     episodes: int = 100
     """Episodes that the dataset shall have."""
     resolution: str = "512x288"
@@ -102,6 +109,8 @@ class Recording:
             if getattr(self, name) not in get_args(known):
                 choices = " or ".join(map(str, get_args(known)))
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {choices}")
+        if self.style is not None and self.policy != "expert":
+            raise ValueError(f"style is {self.style!r}, but only the policy expert has styles")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -149,6 +158,7 @@ def record(
     seed: int = 0,
     zarr_format: ZarrFormat = 3,
     workers: int | None = None,
+    style: str | None = None,
 ) -> None:
     """Records the episodes that the dataset at `out` lacks; the arguments are `Recording`'s.
 
@@ -163,7 +173,15 @@ def record(
     """
     try:
         recording = Recording(
-            out, env, cast(PolicyName, policy), episodes, resolution, seed, zarr_format, workers
+            out,
+            env,
+            cast(PolicyName, policy),
+            style,
+            episodes,
+            resolution,
+            seed,
+            zarr_format,
+            workers,
         )
     except ValueError as error:
         raise RecordError(str(error)) from error
@@ -248,6 +266,8 @@ def _inspect(recording: Recording) -> DatasetInfo:
             raise RecordError(
                 f"{recording.env} brings no expert (make_expert); record it with --policy random"
             )
+        if recording.style is not None:
+            _check_style(recording.env, game, recording.style)
         width, height = recording.size
         fps = env.metadata.get("render_fps")
         buttons = actions.shape[0]
@@ -267,10 +287,36 @@ def _inspect(recording: Recording) -> DatasetInfo:
             # Gymnasium's own convention for images.
             color_order=getattr(game, "color_order", "RGB"),
             resize="area" if resized else getattr(game, "resize_method", "none"),
-            source={"env": recording.env, "policy": recording.policy, "seed": recording.seed},
+            source={
+                "env": recording.env,
+                "policy": recording.policy,
+                "seed": recording.seed,
+                **({} if recording.style is None else {"style": recording.style}),
+            },
         )
     finally:
         env.close()
+
+
+def _check_style(env: str, game: Any, style: str) -> None:
+    """Raises a RecordError unless the environment's expert can be asked for the style."""
+    styles = getattr(game, "styles", None)
+    if not styles:
+        raise RecordError(
+            f"{env}: its expert has no styles of play (styles); record it without --style"
+        )
+    if style not in (MIXED, *styles):
+        raise RecordError(
+            f"{env}: its expert has no style {style!r}; it has {', '.join(styles)}, and {MIXED} "
+            "for all of them in turn"
+        )
+    for name, texts in styles.items():
+        # A text alone would pass for a sequence of letters.
+        if isinstance(texts, str) or not texts:
+            raise RecordError(
+                f"{env}: the instructions of its style {name!r} are {texts!r}, "
+                "but must be one or more texts"
+            )
 
 
 def _make(recording: Recording) -> gymnasium.Env:
@@ -300,7 +346,8 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
     env = _make(recording)
     try:
         observation, _ = env.reset(seed=seed)
-        policy = _make_policy(env, recording.policy, seed)
+        asked = _instruct(env, recording.style, seed)
+        policy = _make_policy(env, recording.policy, seed, asked)
         policy.reset()
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
             over = False
@@ -310,7 +357,9 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
                 writer.append(*_tick(observation, action, info))
                 observation, _, terminated, truncated, last = env.step(action)
                 over = terminated or truncated
-            return writer.finish({**_plain(last), "seed": seed, "policy": recording.policy})
+            return writer.finish(
+                {**_plain(last), "seed": seed, "policy": recording.policy, **asked}
+            )
     except RecordError:
         raise
     except Exception as error:  # whatever somebody's environment or policy may raise
@@ -337,12 +386,28 @@ class _RandomPolicy:
         return self._space.sample()
 
 
-def _make_policy(env: gymnasium.Env, name: PolicyName, seed: int) -> Policy:
+def _instruct(env: gymnasium.Env, style: str | None, seed: int) -> dict[str, str]:
+    """The style and the instruction of the episode with this seed; empty where none is asked for.
+
+    Styles take turns rather than being drawn, so that few episodes hold all of them.
+    """
+    if style is None:
+        return {}
+    game: Any = env.unwrapped
+    name = list(game.styles)[seed % len(game.styles)] if style == MIXED else style
+    texts = game.styles[name]
+    chosen = int(np.random.default_rng([seed, 2]).integers(len(texts)))
+    return {"style": name, "instruction": texts[chosen]}
+
+
+def _make_policy(env: gymnasium.Env, name: PolicyName, seed: int, asked: dict[str, str]) -> Policy:
     # Not the episode's seed itself: the environment draws from that one.
     derived = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     if name == "random":
         return _RandomPolicy(env.action_space, derived)
     game: Any = env.unwrapped
+    if asked:
+        return game.make_expert(derived, style=asked["style"])
     return game.make_expert(derived)
 
 

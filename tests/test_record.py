@@ -50,13 +50,15 @@ def _content(path: Path) -> dict[str, Any]:
     return found
 
 
-def _play(env_id: str, seed: int, expert: bool = True) -> tuple[list, list, list, dict]:
+def _play(
+    env_id: str, seed: int, expert: bool = True, **style: str
+) -> tuple[list, list, list, dict]:
     """Frames, actions, observations and last info of an episode, played by hand."""
     env = gymnasium.make(env_id, disable_env_checker=True)
     derived = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     observation, info = env.reset(seed=seed)
     env.action_space.seed(derived)
-    player = env.unwrapped.make_expert(derived) if expert else None
+    player = env.unwrapped.make_expert(derived, **style) if expert else None
     if player is not None:
         player.reset()
     frames, actions, states, over = [], [], [], False
@@ -136,6 +138,79 @@ def test_a_plain_image_is_resized_and_its_buttons_are_named(tmp_path):
         assert set(group.array_keys()) == {"frames", "actions"}
         np.testing.assert_array_equal(group["frames"][:], np.moveaxis(np.stack(small), -1, 1))
         np.testing.assert_array_equal(group["actions"][:], np.stack(actions).astype(bool))
+
+
+STYLED = "tests.toy_env:Styled-v0"
+
+
+def _asked(content: dict[str, Any]) -> list[tuple[str, str]]:
+    """Style and instruction of the episodes, in order."""
+    attributes = [content[f"episode_{i}"]["attributes"] for i in range(len(content) - 1)]
+    return [(each["style"], each["instruction"]) for each in attributes]
+
+
+def test_styles_take_turns_and_episodes_hold_an_instruction(tmp_path):
+    _record(tmp_path / "mixed.zarr", env=STYLED, style="mixed", episodes=12, seed=4)
+    content = _content(tmp_path / "mixed.zarr")
+    assert content["attributes"]["source"] == {
+        "env": STYLED,
+        "policy": "expert",
+        "seed": 4,
+        "style": "mixed",
+    }
+    asked = _asked(content)
+    # Episode i has the seed 4 + i.
+    assert [style for style, _ in asked] == ["wild", "idle", "calm"] * 4
+    for number, (style, instruction) in enumerate(asked):
+        assert instruction in toy_env.Styled.styles[style]
+        actions = _play(STYLED, 4 + number, style=style)[1]
+        assert content[f"episode_{number}"]["actions"] == np.stack(actions).astype(bool).tolist()
+    assert len({instruction for style, instruction in asked if style == "calm"}) > 1
+
+
+def test_one_style_for_all_episodes(tmp_path):
+    _record(tmp_path / "wild.zarr", env=STYLED, style="wild", episodes=6)
+    asked = _asked(_content(tmp_path / "wild.zarr"))
+    assert {style for style, _ in asked} == {"wild"}
+    assert {instruction for _, instruction in asked} == {"go wild", "hit everything"}
+    # The same seeds say the same, whatever else is asked for.
+    _record(tmp_path / "mixed.zarr", env=STYLED, style="mixed", episodes=6)
+    mixed = _asked(_content(tmp_path / "mixed.zarr"))
+    assert [each for each in mixed if each[0] == "wild"] == [asked[1], asked[4]]
+
+
+def test_without_a_style_there_is_neither_style_nor_instruction(tmp_path):
+    _record(tmp_path / "styled.zarr", env=STYLED)
+    _record(tmp_path / "toy.zarr")
+    styled, toy = _content(tmp_path / "styled.zarr"), _content(tmp_path / "toy.zarr")
+    assert styled["attributes"].pop("source") == {"env": STYLED, "policy": "expert", "seed": 0}
+    toy["attributes"].pop("source")
+    assert styled == toy
+    assert not {"style", "instruction"} & styled["episode_0"]["attributes"].keys()
+
+
+def test_workers_and_continuing_change_no_style(tmp_path):
+    _record(tmp_path / "one.zarr", env=STYLED, style="mixed", episodes=7)
+    _record(tmp_path / "two.zarr", env=STYLED, style="mixed", episodes=2)
+    _record(tmp_path / "two.zarr", env=STYLED, style="mixed", episodes=7, workers=2)
+    assert _content(tmp_path / "one.zarr") == _content(tmp_path / "two.zarr")
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "difference"),
+    [
+        ("mixed", "wild", "recorded with mixed, asked for wild"),
+        (None, "mixed", "recorded with none, asked for mixed"),
+        ("wild", None, "recorded with wild, asked for none"),
+    ],
+)
+def test_another_style_is_refused(tmp_path, first, then, difference):
+    out = tmp_path / "toy.zarr"
+    _record(out, env=STYLED, style=first, episodes=1)
+    before = _content(out)
+    with pytest.raises(RecordError, match=f"source.style: {difference}"):
+        _record(out, env=STYLED, style=then)
+    assert _content(out) == before
 
 
 def test_workers_and_continuing_change_nothing(tmp_path, capsys):
@@ -261,6 +336,16 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
         ({"resolution": "512x"}, "WIDTHxHEIGHT"),
         ({"resolution": "0x0"}, "WIDTHxHEIGHT"),
         ({"out": Path()}, "must name the dataset"),
+        ({"style": "mixed"}, "its expert has no styles of play (styles); record it without --st"),
+        ({"style": "mixed", "policy": "random"}, "only the policy expert has styles"),
+        (
+            {"style": "wlid", "env": STYLED},
+            "has no style 'wlid'; it has calm, wild, idle, and mixed for all",
+        ),
+        (
+            {"style": "calm", "env": "tests.toy_env:Unspoken-v0"},
+            "instructions of its style 'wild' are 'go wild', but must be one or more texts",
+        ),
     ],
 )
 def test_bad_input_leaves_nothing_behind(tmp_path, changes, message):
@@ -319,6 +404,7 @@ def test_the_command(tmp_path):
     for arguments, message in (
         (("--resolution", "512x"), "WIDTHxHEIGHT"),
         (("--policy", "best"), "best"),
+        (("--policy", "random", "--style", "mixed"), "style is"),
     ):
         refused = _run(tmp_path / "no.zarr", *arguments)
         assert refused.returncode == 2

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import zarr
 from scipy import stats
 
 from BC_training import __main__, rollout
@@ -87,16 +88,19 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     arguments = (
         *("--config", "configs/demo.yaml", "--dataset.path", data),
         *("--dataset.record_episodes", "3", "--dataset.record_resolution", "64x36"),
+        *("--dataset.record_style", "mixed"),
         *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
         *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
         *("--model.conv_features", "[4, 8]", "--model.dense_features", "[8]"),
         *("--evaluation.rollout_episodes", "2"),
     )
     # A recording that was interrupted is gone on with, not taken for the dataset.
-    record(ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording")
+    record(ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording", style="mixed")
     done = run(__main__.main, *arguments)
     assert done.status == 0, done.err
     assert len(Episodes(data)) == 3
+    styles = [group.attrs["style"] for _, group in sorted(zarr.open_group(data, mode="r").groups())]
+    assert styles == ["balanced", "aggressive", "defensive"]
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
     fights = json.loads((folder / "fights.json").read_text())
     assert list(fights["summary"]) == ["pure_cnn", "expert", "random", "nothing"]
@@ -110,3 +114,11 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     assert json.loads((tmp_path / "again.json").read_text()) == fights
     none = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "0")
     assert (none.status, none.err) == (1, "error: --episodes: 0 is not at least 1\n")
+
+
+def test_a_style_that_the_expert_lacks_is_named_before_anything_is_recorded(tmp_path):
+    done = run(__main__.main, "--config", "configs/demo.yaml", "--dataset.record_style", "wild",
+               "--dataset.path", tmp_path / "arena.zarr")  # fmt: skip
+    assert done.status == 1
+    assert "error: boss_arena:BossArena-v0: its expert has no style 'wild'" in done.err
+    assert not list(tmp_path.glob("*arena*"))

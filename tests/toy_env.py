@@ -17,14 +17,15 @@ ANIMATION = 180_032_304
 class Expert:
     """Presses what its own random numbers and the observation say, and remembers what it saw."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, least: float = 0.2):
         self._seed = seed
+        self._least = least
 
     def reset(self) -> None:
         self._rng = np.random.default_rng(self._seed)
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
-        likely = 0.2 + 0.6 * (observation["frame"][0, 0, 0] > 128)
+        likely = self._least + 0.6 * (observation["frame"][0, 0, 0] > 128)
         return (self._rng.random(3) < likely).astype(np.int8)
 
 
@@ -108,6 +109,25 @@ class Killed(Toy):
         os._exit(9)
 
 
+class Styled(Toy):
+    """Its expert has styles of play."""
+
+    styles: ClassVar[dict[str, Any]] = {
+        "calm": ("take it easy", "stay calm", "no hurry"),
+        "wild": ("go wild", "hit everything"),
+        "idle": ("do nothing at first",),
+    }
+
+    def make_expert(self, seed: int, style: str = "calm") -> Expert:
+        return Expert(seed, {"calm": 0.2, "wild": 0.4, "idle": 0.0}[style])
+
+
+class Unspoken(Styled):
+    """One of its styles has a text where a sequence of texts belongs."""
+
+    styles: ClassVar[dict[str, Any]] = {"calm": ("take it easy",), "wild": "go wild"}
+
+
 class Plain(gymnasium.Env[np.ndarray, np.ndarray]):
     """A bare image, and nothing else that the recorder could use."""
 
@@ -155,5 +175,7 @@ class Unmakeable(Toy):
         raise RuntimeError("the game is not installed")
 
 
-for _class in (Toy, Long, Crashing, Killed, Plain, Joystick, Blind, Misnamed, Unmakeable):
+for _class in (
+    Toy, Long, Crashing, Killed, Styled, Unspoken, Plain, Joystick, Blind, Misnamed, Unmakeable,
+):  # fmt: skip
     gymnasium.register(f"{_class.__name__}-v0", entry_point=f"{__name__}:{_class.__name__}")

@@ -58,6 +58,9 @@ class DatasetConfig(Section):
     """When `path` does not exist: record this many fights of the environment's expert there."""
     record_resolution: str = "512x288"
     """Width x height of such a recording."""
+    record_style: str | None = None
+    """Style in which the expert plays there, or mixed for all of the environment's in turn; each
+    fight then holds an instruction. null: the expert as it is, without instructions."""
 
     @pydantic.model_validator(mode="after")
     def _ratios(self) -> "DatasetConfig":
