@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from BC_training import models, train
+from BC_training.common import backbones
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
@@ -18,7 +19,9 @@ from BC_training.common.types import Observation, UserError
 from tests import window_model
 from tests.made_data import make_dataset
 
-SMALL = {"pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]}}
+SMALL = {
+    "pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
+}
 NAMES = (*models.available(), "window_model")
 
 
@@ -45,6 +48,11 @@ def setting(request, tmp_path_factory):
         },
     }
     with pytest.MonkeyPatch.context() as patch:
+        # The published sizes take minutes to compile and train on a CPU.
+        patch.setattr(backbones, "RESNET_WIDTH", 8)
+        patch.setattr(backbones, "RESNETS", {18: (backbones.BasicBlock, (1, 1, 1, 1))})
+        patch.setattr(backbones, "EFFICIENTNETS", {"b0": (0.25, 1.0)})
+        patch.setattr(backbones, "MBCONVS", ((1, 3, 1, 32, 1), (2, 3, 2, 64, 2)))
         patch.setattr(
             models, "load", lambda name: window_model if name == "window_model" else load(name)
         )
