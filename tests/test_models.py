@@ -26,8 +26,6 @@ ENCODER = {
 }
 SMALL = {
     "pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
-    "resnet": {"backbone": {"type": "resnet", "stem": "small"}},
-    "efficientnet": {"backbone": {"type": "efficientnet", "stem": "small"}},
     "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
     "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
     "temporal_transformer": {
@@ -72,9 +70,11 @@ def setting(request, tmp_path_factory):
         },
     }
     with pytest.MonkeyPatch.context() as patch:
-        # Their published sizes take minutes to compile and train on a CPU.
-        patch.setattr(backbones, "RESNET_WIDTH", 4)
-        patch.setattr(backbones, "MBCONVS", backbones.MBCONVS[:3])
+        # The published sizes take minutes to compile and train on a CPU.
+        patch.setattr(backbones, "RESNET_WIDTH", 8)
+        patch.setattr(backbones, "RESNETS", {18: (backbones.BasicBlock, (1, 1, 1, 1))})
+        patch.setattr(backbones, "EFFICIENTNETS", {"b0": (0.25, 1.0)})
+        patch.setattr(backbones, "MBCONVS", ((1, 3, 1, 32, 1), (2, 3, 2, 64, 2)))
         patch.setattr(
             models, "load", lambda name: window_model if name == "window_model" else load(name)
         )

@@ -200,6 +200,9 @@ RESNETS = {
 }
 """By depth: the block, and how many of them at each of four scales."""
 
+RESNET_WIDTH = 64
+"""Channels at the first scale; each further one doubles them."""
+
 
 class ResNet(Backbone):
     def __init__(self, config: ResNetConfig, channels: int, rngs: nnx.Rngs):
@@ -207,23 +210,23 @@ class ResNet(Backbone):
         self.is_small = config.stem == "small"
         block, counts = RESNETS[config.depth]
 
-        def blocks(scale: int) -> nnx.List:
-            width, stride = 64 * 2**scale, 1 if scale == 0 else 2
-            inputs = 64 if scale == 0 else width // 2 * block.expansion
+        def blocks(scale: int) -> list[BasicBlock | Bottleneck]:
+            width, stride = RESNET_WIDTH * 2**scale, 1 if scale == 0 else 2
+            inputs = RESNET_WIDTH if scale == 0 else width // 2 * block.expansion
             first = block(inputs, width, stride=stride, rngs=rngs)
             rest = [
                 block(width * block.expansion, width, stride=1, rngs=rngs)
                 for _ in range(counts[scale] - 1)
             ]
-            return nnx.List([first, *rest])
+            return [first, *rest]
 
         size, stride = (3, 1) if self.is_small else (7, 2)
-        self.conv1 = ConvNorm(channels, 64, size=size, stride=stride, rngs=rngs)
-        self.layer1 = blocks(0)
-        self.layer2 = blocks(1)
-        self.layer3 = blocks(2)
-        self.layer4 = blocks(3)
-        self.width = 512 * block.expansion
+        self.conv1 = ConvNorm(channels, RESNET_WIDTH, size=size, stride=stride, rngs=rngs)
+        self.layer1 = nnx.List(blocks(0))
+        self.layer2 = nnx.List(blocks(1))
+        self.layer3 = nnx.List(blocks(2))
+        self.layer4 = nnx.List(blocks(3))
+        self.width = 8 * RESNET_WIDTH * block.expansion
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None

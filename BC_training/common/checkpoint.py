@@ -220,7 +220,9 @@ def load_model(folder: Path) -> tuple[Bundle, Model]:
         UserError: it is damaged, of another format, or fits no model of this version.
     """
     bundle = read_bundle(folder)
-    model = create_model(bundle.resolved_config(), bundle.spec)
+    config = bundle.resolved_config()
+    # Only its structure: drawing the parameters of a large model takes longer than reading them.
+    model = nnx.eval_shape(lambda: create_model(config, bundle.spec))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     arrays = _read_arrays(folder / "model")
     restored = unflatten({"params": params, "rest": rest}, arrays, str(folder))
