@@ -4,6 +4,12 @@ import contextlib
 import os
 import tempfile
 
+# Most of what tests wait for is the compiler; what it makes runs for milliseconds.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
+
 import jax
 import pytest
 from jaxtyping import install_import_hook

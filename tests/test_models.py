@@ -21,6 +21,7 @@ from tests.made_data import make_dataset
 
 ENCODER = {
     "backbone": {"type": "conv", "features": [8, 16], "depth": 0},
+    "grid": [2, 2],
     "width": 32,
     "state_features": [16],
 }
@@ -29,7 +30,7 @@ SMALL = {
     "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
     "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
     "temporal_transformer": {
-        "encoder": {**ENCODER, "grid": [2, 2], "past_actions": True},
+        "encoder": {**ENCODER, "past_actions": True},
         "ticks": 4,
         "layers": 1,
         "heads": 2,
@@ -136,7 +137,7 @@ def test_a_ticks_encoding_depends_on_that_tick_alone(config):
 
 def test_the_loss_falls_on_a_learnable_set(config):
     figures = []
-    train.train(changed(config, num_epochs=20))
+    train.train(changed(config, num_epochs=30))
     for line in (config.run_dir() / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if "train/loss" in record:

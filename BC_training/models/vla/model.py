@@ -58,10 +58,8 @@ class VLA(Model):
         _, rows, columns, _ = jax.eval_shape(lambda x: self.backbone(x, None), image).shape
         self.look = nnx.Linear(self.backbone.width, width, rngs=rngs)
         self.places = nnx.Param(POSITION(rngs.params(), (rows * columns, width)))
-        self.state = None
-        if config.state:
-            wide = EncoderConfig(state=True, state_features=(width, width))
-            self.state = StateEncoder(wide, spec, rngs)
+        wide = EncoderConfig(state=True, state_features=(width, width))
+        self.state = StateEncoder(wide, spec, rngs) if config.state else None
         self.words = nnx.Embed(spec.features.tokens, width, embedding_init=POSITION, rngs=rngs)
         self.order = nnx.Param(POSITION(rngs.params(), (config.instruction_length, width)))
         self.queries = nnx.Param(POSITION(rngs.params(), (config.chunk, width)))
