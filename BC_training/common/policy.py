@@ -62,6 +62,8 @@ class Policy:
         """Forgets the fight so far. To be called before each fight."""
         self._memory: Memory | None = None
         self._pressed = np.zeros(len(self.bundle.spec.actions), bool)
+        self.latest = np.zeros(len(self.bundle.spec.actions), np.float32)
+        """Probabilities [A] of the last tick, to be shown."""
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
         """The buttons to press now.
@@ -82,6 +84,7 @@ class Policy:
         probabilities, self._memory = self._tick(self._state, self._memory, ticks)
         result = np.asarray(probabilities)
         self._pressed = result >= self._thresholds
+        self.latest = result
         return result
 
     def _ticks(self, observation: Mapping[str, Any]) -> Ticks:
