@@ -5,14 +5,14 @@ uv run -m BC_training --config configs/demo.yaml
 
 from pathlib import Path
 
-import gymnasium
-
 from BC_training import rollout, train
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
 from BC_training.common.config import Config
 from BC_training.common.types import UserError
-from gameplay_pipeline.record import RecordError, record
+from gameplay_pipeline import environment
+from gameplay_pipeline.environment import EnvironmentRefused, Wanted
+from gameplay_pipeline.record import RecordError, Recording, record
 
 
 def main() -> int:
@@ -28,14 +28,15 @@ def _require_environment(config: Config) -> None:
     """Finds out before hours of training whether the fights after it can be had."""
     name, settings = config.environment.id, config.dataset
     recording = settings.record_episodes and _dataset_to_record(config) is not None
-    if name is None:
-        if config.evaluation.rollout_episodes or recording:
-            raise UserError("environment.id: missing; fights and recordings need an environment")
+    if not config.evaluation.rollout_episodes and not recording:
         return
+    if name is None:
+        raise UserError("environment.id: missing; fights and recordings need an environment")
     try:
-        gymnasium.make(name).close()
-    except Exception as error:  # whatever somebody's environment may raise
-        raise UserError(f"environment.id: can't make {name}: {error}") from error
+        size = Recording(Path("unused"), resolution=settings.record_resolution).size
+        environment.make(name, rollout.adapter_of(config.environment), Wanted(*size)).close()
+    except (EnvironmentRefused, ValueError) as error:
+        raise UserError(f"environment: {error}") from error
 
 
 def _dataset_to_record(config: Config) -> Path | None:
@@ -59,6 +60,7 @@ def _record_if_missing(config: Config) -> None:
             resolution=settings.record_resolution,
             out=unfinished,
             style=settings.record_style,
+            adapter=rollout.adapter_of(config.environment),
         )
         unfinished.rename(path)
     except RecordError as error:
@@ -69,11 +71,14 @@ def _fight(config: Config, folder: Path) -> None:
     settings = config.evaluation
     if not settings.rollout_episodes or config.environment.id is None:
         return
-    best = checkpoints.locate(folder)
-    fights = rollout.fight(
-        best, config.environment.id, settings.rollout_episodes, settings.rollout_seed
+    rollout.fight(
+        checkpoints.locate(folder),
+        config.environment.id,
+        rollout.adapter_of(config.environment),
+        episodes=settings.rollout_episodes,
+        first_seed=settings.rollout_seed,
+        json_file=folder / "fights.json",
     )
-    rollout.report(fights, folder / "fights.json")
 
 
 if __name__ == "__main__":

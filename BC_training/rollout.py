@@ -3,18 +3,20 @@
 uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena:BossArena-v0
 """
 
+import contextlib
 import dataclasses
 import json as json_format
 import multiprocessing
-import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import gymnasium
 import jax
 import numpy as np
 import tyro
@@ -23,12 +25,29 @@ from rich.table import Table
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
 from BC_training.common.checkpoint import Bundle
+from BC_training.common.config import EnvironmentConfig
+from BC_training.common.film import Film
 from BC_training.common.policy import Policy
 from BC_training.common.types import DataSpec, FrameContract, UserError
+from gameplay_pipeline import environment
+from gameplay_pipeline.environment import (
+    AS_IT_IS,
+    Adapter,
+    AdapterFlag,
+    Environment,
+    EnvironmentRefused,
+    Wanted,
+)
+from gameplay_pipeline.record import end_with_parent, usable_cores
 
-BASELINES = ("expert", "random", "nothing")
+BASELINES = ("expert", "random", "nothing", "previous")
+"""The environment's own expert; any buttons, anew each tick; no buttons; and repeating what was
+pressed a tick before, from random buttons at the first: what a clone that only copies its own past
+would do."""
 BOOTSTRAPS = 10_000
 Z95 = 1.959964
+FILM_FPS = 30.0
+"""Of a film where nobody says how many ticks a second has."""
 
 Act = Callable[[Mapping[str, Any]], np.ndarray]
 
@@ -39,10 +58,43 @@ class Fight:
 
     player: str
     seed: int
-    won: bool
-    boss_health_removed: float
-    """Share of the boss's health, 0 to 1."""
+    won: bool | None
+    """None where the environment doesn't say (`outcome`)."""
+    boss_health_removed: float | None
+    """Share of the boss's health, 0 to 1; None where the environment doesn't say."""
     seconds: float
+    reward: float
+    """Sum of the rewards."""
+    presses: float
+    """Buttons that went down, per second."""
+    late: float
+    """Share of the ticks that came too late: those that the environment counted, or else those for
+    which `act` alone took longer than a tick."""
+    counts: dict[str, float]
+    """What else the environment counted, such as frames that were missing."""
+    latencies_ms: tuple[float, ...] = dataclasses.field(repr=False)
+    """Of `act`, for each tick."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON; of the latencies their percentiles."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "latencies_ms": percentiles(self.latencies_ms)}
+
+
+class Failure(NamedTuple):
+    """A fight that the environment did not end in good order."""
+
+    player: str
+    seed: int
+    reason: str
+
+
+class Job(NamedTuple):
+    """A fight to be had."""
+
+    player: str
+    seed: int
+    video: Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,98 +106,161 @@ class Interval:
     high: float
 
 
-def fight(
-    checkpoint: Path, env_id: str, episodes: int, first_seed: int, workers: int | None = None
-) -> list[Fight]:
-    """Has a checkpoint, the expert where there is one, and two trivial policies fight.
-
-    Every player meets the same seeds, `first_seed` and following. Fights run side by side in
-    `workers` processes (by default one per usable core); the outcome does not depend on how many.
+def adapter_of(settings: EnvironmentConfig) -> Adapter:
+    """The section `environment` for the maker of environments.
 
     Raises:
-        UserError: the environment can't be made, or breaks the checkpoint's contract.
+        UserError: its keys contradict one another.
+    """
+    try:
+        return Adapter(
+            arguments=settings.arguments,
+            frame=settings.frame,
+            color_order=settings.color_order,
+            state=settings.state,
+            actions=settings.actions,
+            fps=settings.fps,
+        )
+    except ValueError as error:
+        raise UserError(f"environment: {error}") from error
+
+
+def fight(
+    checkpoint: Path,
+    env_id: str,
+    adapter: Adapter = AS_IT_IS,
+    *,
+    episodes: int,
+    first_seed: int,
+    json_file: Path,
+    workers: int | None = None,
+    baselines: bool = True,
+    video: Path | None = None,
+) -> list[Fight]:
+    """Has a checkpoint fight, beside the expert where there is one and players without a model.
+
+    Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
+    soon as it is over, whatever stops the others. Fights run side by side in `workers` processes on
+    the CPU (by default one per usable core), or with one worker in this process, on its device; the
+    outcome does not depend on how many, latencies do.
+
+    Raises:
+        UserError: the environment can't be made, breaks the checkpoint's contract, or failed in
+            some of the fights.
     """
     folder = checkpoints.locate(checkpoint)
     bundle = checkpoints.read_bundle(folder)
     name = bundle.resolved_config().model.name
-    env = make_env(env_id, bundle)
-    has_expert = hasattr(env.unwrapped, "make_expert")
-    env.close()
-    players = [name, *(player for player in BASELINES if player != "expert" or has_expert)]
-    seeds = range(first_seed, first_seed + episodes)
-    jobs = [(player, seed) for player in players for seed in seeds]
-    workers = workers or min(os.cpu_count() or 1, len(jobs))
-    # Not forked: a forked copy of JAX's threads hangs.
-    with ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(str(folder), env_id),
-    ) as pool:
+    env = make_env(env_id, bundle, adapter)
+    with contextlib.closing(env):
+        players = [name]
+        if baselines:
+            players += [each for each in BASELINES if each != "expert" or env.has_expert]
+        jobs = [
+            Job(player, first_seed + number, video if player == name and not number else None)
+            for player in players
+            for number in range(episodes)
+        ]
+        if workers is not None and workers > 1 and not env.parallel:
+            raise UserError(f"--workers {workers}: there is one {env_id} only")
+        workers = min(workers or usable_cores(), len(jobs)) if env.parallel else 1
+        if workers == 1:
+            results = _in_this_process(folder, env_id, adapter, jobs, env)
+        else:
+            env.close()
+            results = _in_processes(folder, env_id, adapter, jobs, workers)
+        fights: list[Fight] = []
+        failures: list[Failure] = []
         try:
-            fights = pool.map(_fight, jobs)
-            return list(console.progress(fights, "Fighting", len(jobs)))
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process of the fights died, perhaps for want of memory; the checkpoint is "
-                f"unharmed: python -m BC_training.rollout --checkpoint {folder} --env {env_id}"
-            ) from error
+            with contextlib.closing(results):
+                for result in console.progress(results, "Fighting", len(jobs)):
+                    if isinstance(result, Failure):
+                        failures.append(result)
+                    else:
+                        fights.append(result)
+                    _keep(json_file, fights, failures)
+        finally:
+            if fights:
+                order = {job[:2]: place for place, job in enumerate(jobs)}
+                fights.sort(key=lambda fight: order[fight.player, fight.seed])
+                _report(json_file, fights, failures)
+    if failures:
+        raise UserError(
+            f"{env_id} failed in {len(failures)} of {len(jobs)} fights:\n"
+            + "\n".join(f"  {each.player}, seed {each.seed}: {each.reason}" for each in failures)
+        )
+    return fights
 
 
-def make_env(env_id: str, bundle: Bundle) -> gymnasium.Env[Any, Any]:
-    """The environment at the checkpoint's frame size, checked against its contract.
+def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Environment:
+    """The environment as a checkpoint needs it, checked against its contract.
 
     Raises:
         UserError: it can't be made, or what it shows or takes is not what the policy learned from.
     """
-    frame = bundle.spec.frame
+    spec, frame = bundle.spec, bundle.spec.frame
+    attributes = spec.state if bundle.resolved_config().model.window().state else ()
+    wanted = Wanted(frame.width, frame.height, spec.actions, attributes, frame.fps)
     try:
-        env = gymnasium.make(env_id, width=frame.width, height=frame.height)
-    except Exception as error:  # whatever somebody's environment may raise
-        raise UserError(
-            f"{env_id}: can't make this environment at {frame.width}x{frame.height}: {error}"
-        ) from error
-    inner = env.unwrapped
-    fps = inner.metadata.get("render_fps")
+        env = environment.make(env_id, adapter, wanted)
+    except EnvironmentRefused as error:
+        raise UserError(str(error)) from error
     offered = DataSpec(
-        actions=tuple(getattr(inner, "action_names", ())),
-        state=tuple(getattr(inner, "attribute_names", ())),
+        actions=env.action_names,
+        state=env.attribute_names,
         frame=FrameContract(
             height=frame.height,
             width=frame.width,
-            channels=frame.channels,
-            color_order=getattr(inner, "color_order", "unknown"),
-            resize=getattr(inner, "resize_method", "unknown"),
-            fps=None if fps is None else float(fps),
+            channels=3,
+            color_order=env.color_order,
+            resize=env.resize_method,
+            fps=env.fps,
         ),
     )
-    checkpoints.require_same(bundle, offered, env_id)
+    try:
+        checkpoints.require_same(bundle, offered, env_id)
+    except BaseException:
+        env.close()
+        raise
     return env
 
 
 def summarize(fights: Sequence[Fight]) -> dict[str, dict[str, Any]]:
-    """Per player: fights, and means with 95 percent intervals of won, health removed, seconds.
+    """Per player: fights, and means with 95 percent intervals; None where there is no figure.
 
     Wins have a Wilson score interval (Wilson 1927), means a percentile bootstrap (Efron 1979).
     """
-    players = dict.fromkeys(fight.player for fight in fights)
+
+    def mean(values: Sequence[float | None]) -> dict[str, float] | None:
+        known = [value for value in values if value is not None]
+        return dataclasses.asdict(bootstrap(known)) if known else None
+
     summary = {}
-    for player in players:
+    for player in dict.fromkeys(fight.player for fight in fights):
         own = [fight for fight in fights if fight.player == player]
+        won = [fight.won for fight in own if fight.won is not None]
+        latencies = [each for fight in own for each in fight.latencies_ms]
         summary[player] = {
             "fights": len(own),
-            "won": dataclasses.asdict(wilson(sum(fight.won for fight in own), len(own))),
-            "boss_health_removed": dataclasses.asdict(
-                bootstrap([fight.boss_health_removed for fight in own])
-            ),
-            "seconds": dataclasses.asdict(bootstrap([fight.seconds for fight in own])),
+            "won": dataclasses.asdict(wilson(sum(won), len(won))) if won else None,
+            "boss_health_removed": mean([fight.boss_health_removed for fight in own]),
+            "seconds": mean([fight.seconds for fight in own]),
+            "reward": mean([fight.reward for fight in own]),
+            "presses": mean([fight.presses for fight in own]),
+            "latency_ms": percentiles(latencies),
+            "late": float(np.mean([fight.late for fight in own])),
+            "counts": {
+                key: sum(fight.counts.get(key, 0) for fight in own)
+                for key in sorted({key for fight in own for key in fight.counts})
+            },
         }
     return summary
+
+
+def percentiles(latencies_ms: Sequence[float]) -> dict[str, float]:
+    """Median, 95th and 99th percentile."""
+    values = np.percentile(np.asarray(latencies_ms), [50, 95, 99])
+    return {name: float(value) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
 
 
 def wilson(successes: int, trials: int) -> Interval:
@@ -166,112 +281,269 @@ def bootstrap(values: Sequence[float]) -> Interval:
     return Interval(float(sample.mean()), float(low), float(high))
 
 
-def fight_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The summary as a table."""
+def fight_tables(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
+    """The summary as two tables: how the fights went, and how they were played."""
 
     def cell(interval: Mapping[str, float], scale: float, digits: int) -> str:
         mean, low, high = (f"{scale * interval[k]:.{digits}f}" for k in ("mean", "low", "high"))
         return f"{mean} [{low}, {high}]"
 
-    table = console.make_table("Fights: mean [95 percent interval]")
-    table.add_column("player")
-    for name in ("fights", "won %", "boss health removed %", "survived s"):
-        table.add_column(name, justify="right")
+    columns = {
+        "won": ("won %", 100.0, 0),
+        "boss_health_removed": ("boss health removed %", 100.0, 1),
+        "seconds": ("survived s", 1.0, 1),
+        "reward": ("return", 1.0, 2),
+    }
+    known = [key for key in columns if any(row[key] is not None for row in summary.values())]
+    outcome = console.make_table("Fights: mean [95 percent interval]")
+    outcome.add_column("player")
+    outcome.add_column("fights", justify="right")
+    for key in known:
+        outcome.add_column(columns[key][0], justify="right")
+    play = console.make_table("Play")
+    play.add_column("player")
+    for title in ("presses/s", "act ms p50", "p95", "p99", "ticks too late %"):
+        play.add_column(title, justify="right")
     for player, row in summary.items():
-        table.add_row(
-            player,
-            str(row["fights"]),
-            cell(row["won"], 100.0, 0),
-            cell(row["boss_health_removed"], 100.0, 1),
-            cell(row["seconds"], 1.0, 1),
-        )
-    return table
+        cells = ["-" if row[key] is None else cell(row[key], *columns[key][1:]) for key in known]
+        outcome.add_row(player, str(row["fights"]), *cells)
+        latency = [f"{value:.2f}" for value in row["latency_ms"].values()]
+        late = f"{100 * row['late']:.1f}"
+        play.add_row(player, cell(row["presses"], 1.0, 2), *latency, late)
+    return [outcome, play]
 
 
-def report(fights: Sequence[Fight], json_file: Path) -> None:
-    """Prints the table and writes every fight and the summary as JSON."""
+def _report(json_file: Path, fights: Sequence[Fight], failures: Sequence[Failure]) -> None:
+    """Prints the tables and writes every fight and the summary as JSON."""
     summary = summarize(fights)
-    console.make_console().print(fight_table(summary))
-    raw = {"summary": summary, "fights": [dataclasses.asdict(fight) for fight in fights]}
-    json_file.write_text(json_format.dumps(raw, indent=2) + "\n")
+    out = console.make_console()
+    for table in fight_tables(summary):
+        out.print(table)
+    for player, row in summary.items():
+        counts = [f"{key.replace('_', ' ')} {value:g}" for key, value in row["counts"].items()]
+        if any(row["counts"].values()):
+            print(f"{player}: {', '.join(counts)}")
+    _keep(json_file, fights, failures, summary)
     print(f"every fight: {json_file}")
+
+
+def _keep(
+    json_file: Path,
+    fights: Sequence[Fight],
+    failures: Sequence[Failure],
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    raw = {
+        "summary": summary,
+        "fights": [fight.plain() for fight in fights],
+        "failures": [each._asdict() for each in failures],
+    }
+    # Renamed into place: a run that is killed while it writes leaves the file as it was.
+    temporary = json_file.with_name(json_file.name + ".partial")
+    temporary.write_text(json_format.dumps(raw, indent=2) + "\n")
+    temporary.replace(json_file)
+
+
+def _in_this_process(
+    folder: Path, env_id: str, adapter: Adapter, jobs: Sequence[Job], env: Environment
+) -> Generator[Fight | Failure]:
+    policy = Policy.load(folder)
+    try:
+        for number, job in enumerate(jobs):
+            result = _fight(policy, env, job)
+            yield result
+            if isinstance(result, Failure) and number + 1 < len(jobs):
+                # Whatever state it is in: the next fight gets a new one.
+                env.close()
+                env = make_env(env_id, policy.bundle, adapter)
+    finally:
+        env.close()
+
+
+def _in_processes(
+    folder: Path, env_id: str, adapter: Adapter, jobs: Sequence[Job], workers: int
+) -> Generator[Fight | Failure]:
+    others = set(multiprocessing.active_children())
+    # Not forked: a forked copy of JAX's threads hangs.
+    with ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(folder, env_id, adapter),
+    ) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, job) for job in jobs]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process of the fights died, perhaps for want of memory; the checkpoint is "
+                f"unharmed: python -m BC_training.rollout --checkpoint {folder} --env {env_id}"
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
 
 
 class _Worker:
     """What a process keeps between its fights."""
 
     policy: Policy
-    env: gymnasium.Env[Any, Any]
+    env: Environment
 
 
-def _start_worker(folder: str, env_id: str) -> None:
+def _start_worker(folder: Path, env_id: str, adapter: Adapter) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
     _Worker.policy = Policy.load(folder)
-    _Worker.env = make_env(env_id, _Worker.policy.bundle)
+    _Worker.env = make_env(env_id, _Worker.policy.bundle, adapter)
 
 
-def _fight(job: tuple[str, int]) -> Fight:
-    player, seed = job
-    env = _Worker.env
-    act = _player(player, seed)
-    observation, info = env.reset(seed=seed)
-    over = False
-    while not over:
-        observation, _, terminated, truncated, info = env.step(
-            np.asarray(act(observation), np.int8)
-        )
-        over = terminated or truncated
-    missing = {"outcome", "boss_health_removed", "seconds"} - info.keys()
-    if missing:
-        raise UserError(f"the environment's info lacks {', '.join(sorted(missing))}")
+def _work(job: Job) -> Fight | Failure:
+    return _fight(_Worker.policy, _Worker.env, job)
+
+
+def _fight(policy: Policy, env: Environment, job: Job) -> Fight | Failure:
+    try:
+        return _play(policy, env, job)
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's environment or expert may raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        return Failure(job.player, job.seed, reason)
+
+
+def _play(policy: Policy, env: Environment, job: Job) -> Fight:
+    observation, info = env.reset(seed=job.seed)
+    # Not the fight's own seed: the environment draws from that one.
+    seed = int(np.random.SeedSequence([job.seed, 1]).generate_state(1)[0])
+    act = _player(policy, env, job.player, seed)
+    expert = None
+    if job.video is not None and env.has_expert:
+        expert = env.make_expert(seed)
+        expert.reset()
+    latencies: list[float] = []
+    reward, presses, over = 0.0, 0, False
+    before = np.zeros(len(env.action_names), bool)
+    with contextlib.ExitStack() as stack:
+        film = None
+        if job.video is not None:
+            film = Film(job.video, env.fps or FILM_FPS, env.action_names)
+            stack.callback(film.close)
+        while not over:
+            began = time.perf_counter()
+            pressed = np.array(act(observation), bool)
+            latencies.append(1000 * (time.perf_counter() - began))
+            if film is not None:
+                choice = None if expert is None else np.asarray(expert.act(observation), bool)
+                text = f"tick {len(latencies)}  act {latencies[-1]:.1f} ms"
+                film.add(
+                    observation["frame"], env.color_order, pressed, policy.latest, choice, text
+                )
+            presses += int((pressed & ~before).sum())
+            before = pressed
+            observation, gained, terminated, truncated, info = env.step(pressed.astype(np.int8))
+            reward += float(gained)
+            over = terminated or truncated
+    ticks = len(latencies)
+    seconds = float(info.get("seconds", ticks / (env.fps or 1.0)))
+    counts = {key: float(value) for key, value in info.get("counts", {}).items()}
+    slow = sum(env.fps is not None and each > 1000 / env.fps for each in latencies)
+    removed = info.get("boss_health_removed")
     return Fight(
-        player, seed, info["outcome"] == "won", info["boss_health_removed"], info["seconds"]
+        player=job.player,
+        seed=job.seed,
+        won=info["outcome"] == "won" if "outcome" in info else None,
+        boss_health_removed=None if removed is None else float(removed),
+        seconds=seconds,
+        reward=reward,
+        presses=presses / max(seconds, 1e-9),
+        late=counts.get("late_ticks", slow) / ticks,
+        counts=counts,
+        latencies_ms=tuple(latencies),
     )
 
 
-def _player(player: str, seed: int) -> Act:
-    env = _Worker.env
-    # Not the fight's own seed: the environment draws from that one.
-    seed = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
+def _player(policy: Policy, env: Environment, player: str, seed: int) -> Act:
     if player == "expert":
-        expert = env.get_wrapper_attr("make_expert")(seed)
+        expert = env.make_expert(seed)
         expert.reset()
         return expert.act
-    if player == "random":
+    if player in ("random", "previous"):
         env.action_space.seed(seed)
-        return lambda _: env.action_space.sample()
+        if player == "random":
+            return lambda _: env.action_space.sample()
+        first = env.action_space.sample()
+        return lambda _: first
     if player == "nothing":
-        return lambda _: np.zeros(env.action_space.shape or (), np.int8)
-    _Worker.policy.reset()
-    return _Worker.policy.act
+        return lambda _: np.zeros(len(env.action_names), bool)
+    policy.reset()
+    return policy.act
 
 
 def rollout(
     checkpoint: Path,
-    env: str,
+    env: str | None = None,
     episodes: int = 20,
     seed: int = 1_000_000,
     json: Path | None = None,
+    workers: int | None = None,
+    baselines: bool = True,
+    video: Path | None = None,
+    adapter: AdapterFlag | None = None,
 ) -> int:
-    """Fights of a checkpoint beside those of the expert, random buttons and no buttons.
+    """Fights of a checkpoint beside those of the expert, of random, of no and of held buttons.
 
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.
-        env: a Gymnasium id such as boss_arena:BossArena-v0.
+        env: a Gymnasium id such as boss_arena:BossArena-v0; by default the one that the
+            checkpoint's configuration names.
         episodes: fights of each player.
         seed: of the first fight; the next is one higher.
         json: where every fight goes; by default fights.json in the checkpoint's folder.
+        workers: processes that fight at the same time, by default one a core. With 1 the policy
+            has the machine, and an accelerator if there is one, to itself: for true latencies.
+        baselines: fights of players without a model besides.
+        video: an .mp4 of the policy's first fight.
+        adapter: what the environment doesn't say about itself, as JSON; by default the
+            section `environment` of the checkpoint's configuration, if it names the same `env`.
     """
-    if episodes < 1:
-        raise UserError(f"--episodes: {episodes} is not at least 1")
+    for name, value in (("episodes", episodes), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} is not at least 1")
+    if video is not None and video.suffix != ".mp4":
+        raise UserError(f"--video: {video} does not end in .mp4")
     folder = checkpoints.locate(checkpoint)
-    report(fight(folder, env, episodes, seed), json or folder / "fights.json")
+    settings = checkpoints.read_bundle(folder).resolved_config().environment
+    env = env or settings.id
+    if env is None:
+        raise UserError("--env: missing; the checkpoint's configuration names no environment")
+    own = adapter_of(settings) if env == settings.id else AS_IT_IS
+    for name, file in (("json", json), ("video", video)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name}: no folder {file.parent}")
+    fight(
+        folder,
+        env,
+        adapter or own,
+        episodes=episodes,
+        first_seed=seed,
+        json_file=json or folder / "fights.json",
+        workers=workers,
+        baselines=baselines,
+        video=video,
+    )
     return 0
 
 
 def main() -> int:
+    # As Ctrl-C: processes are ended, keys released, fights kept.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return tyro.cli(rollout, use_underscores=True, prog="python -m BC_training.rollout")
 
 

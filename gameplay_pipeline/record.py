@@ -7,18 +7,12 @@ Frame and state t are what the policy saw when it chose action t; what follows t
 not stored. Episode i depends on `seed + i` alone, not on the workers or on interruptions: a run
 that is stopped continues when repeated, and gives what it would have given.
 
-An environment needs a MultiBinary action space and observations that are an RGB image or a
-dictionary with one as `frame`. What it may offer besides: scalar entries in that dictionary (the
-state); `action_names`, `attribute_names`, `color_order`, `resize_method`; `make_expert(seed)`,
-giving an object with `reset()` and `act(observation)`; `styles`, a mapping from each style in which
-`make_expert(seed, style=...)` can play to the instructions that ask for it, one or more texts;
-`metadata["render_fps"]`; arguments `width` and `height`, without which frames are resized.
+What an environment must have, and what the setting --adapter can add, is in
+`gameplay_pipeline/environment.py`.
 """
 
 import contextlib
 import dataclasses
-import importlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -29,22 +23,30 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import cv2
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 import tyro
-from gymnasium import spaces
-from gymnasium.envs.registration import load_env_creator
 from rich.console import Console
 from rich.table import Table
 
+from gameplay_pipeline.environment import (
+    AS_IT_IS,
+    Adapter,
+    AdapterFlag,
+    Environment,
+    EnvironmentRefused,
+    Player,
+    Wanted,
+    make,
+)
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.writer import (
     DatasetInfo,
@@ -92,6 +94,8 @@ class Recording:
     """3 (sharded), or 2 for readers that know no other."""
     workers: int | None = None
     """Processes that record at the same time; the usable cores if not given."""
+    adapter: AdapterFlag = AS_IT_IS
+    """What the environment doesn't say about itself, such as '{"frame": "screen"}'."""
 
     def __post_init__(self) -> None:
         """Refuses what can't be recorded with a ValueError."""
@@ -141,14 +145,6 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Policy(Protocol):
-    """What plays an episode."""
-
-    def reset(self) -> None: ...
-
-    def act(self, observation: Any) -> npt.NDArray[np.int8]: ...
-
-
 def record(
     env: str,
     policy: str,
@@ -159,6 +155,7 @@ def record(
     zarr_format: ZarrFormat = 3,
     workers: int | None = None,
     style: str | None = None,
+    adapter: Adapter = AS_IT_IS,
 ) -> None:
     """Records the episodes that the dataset at `out` lacks; the arguments are `Recording`'s.
 
@@ -182,6 +179,7 @@ def record(
             seed,
             zarr_format,
             workers,
+            adapter,
         )
     except ValueError as error:
         raise RecordError(str(error)) from error
@@ -189,7 +187,7 @@ def record(
 
 
 def _record(recording: Recording) -> None:
-    info = _inspect(recording)
+    info, parallel = _inspect(recording)
     done = open_dataset(recording.out, info, recording.zarr_format)
     pending = [number for number in range(recording.episodes) if number not in done]
     if done:
@@ -198,7 +196,7 @@ def _record(recording: Recording) -> None:
             f"episodes are recorded already, {len(pending) or 'none'} left",
             flush=True,
         )
-    workers = min(recording.workers or _usable_cores(), len(pending))
+    workers = min(recording.workers or usable_cores(), len(pending)) if parallel else 1
     began = time.monotonic()
     frames = 0
     failures: list[Failure] = []
@@ -235,72 +233,40 @@ def _record(recording: Recording) -> None:
         )
 
 
-def _inspect(recording: Recording) -> DatasetInfo:
-    """What the environment says about itself."""
+def _inspect(recording: Recording) -> tuple[DatasetInfo, bool]:
+    """What the environment says about itself, and whether several may run at the same time."""
     env = _make(recording)
     try:
-        game: Any = env.unwrapped
-        actions, observations = env.action_space, env.observation_space
-        if not isinstance(actions, spaces.MultiBinary) or len(actions.shape) != 1:
-            raise RecordError(
-                f"{recording.env}: its action space is {actions}; only MultiBinary(n), a button a "
-                "column, can be recorded"
-            )
-        attributes: tuple[str, ...] = ()
-        image = observations
-        if isinstance(observations, spaces.Dict):
-            image = observations.get("frame")
-            scalars = tuple(name for name, space in observations.items() if space.shape == ())
-            attributes = tuple(getattr(game, "attribute_names", scalars))
-            if missing := set(attributes) - set(scalars):
-                raise RecordError(
-                    f"{recording.env}: its observations lack the attributes {sorted(missing)}"
-                )
-        shape = image.shape if isinstance(image, spaces.Box) and image.dtype == np.uint8 else ()
-        if len(shape) != 3 or shape[2] != 3:
-            raise RecordError(
-                f"{recording.env}: its observation space is {observations}; only an image (a Box "
-                "of uint8, height x width x 3) or a Dict with one as 'frame' can be recorded"
-            )
-        if recording.policy == "expert" and not hasattr(game, "make_expert"):
+        if recording.policy == "expert" and not env.has_expert:
             raise RecordError(
                 f"{recording.env} brings no expert (make_expert); record it with --policy random"
             )
         if recording.style is not None:
-            _check_style(recording.env, game, recording.style)
+            _check_style(recording.env, env.styles, recording.style)
         width, height = recording.size
-        fps = env.metadata.get("render_fps")
-        buttons = actions.shape[0]
-        names = tuple(getattr(game, "action_names", [f"button_{i}" for i in range(buttons)]))
-        if len(names) != buttons:
-            raise RecordError(
-                f"{recording.env}: its action space has {buttons} buttons, "
-                f"but its action_names are {', '.join(names)}"
-            )
-        resized = shape[:2] != (height, width)
-        return DatasetInfo(
-            keys=names,
-            attributes=attributes,
+        source = {"env": recording.env, "policy": recording.policy, "seed": recording.seed}
+        adapter = recording.adapter.plain()
+        info = DatasetInfo(
+            keys=env.action_names,
+            attributes=env.attribute_names,
             height=height,
             width=width,
-            fps=None if fps is None else float(fps),
-            # Gymnasium's own convention for images.
-            color_order=getattr(game, "color_order", "RGB"),
-            resize="area" if resized else getattr(game, "resize_method", "none"),
+            fps=env.fps,
+            color_order=env.color_order,
+            resize=env.resize_method,
             source={
-                "env": recording.env,
-                "policy": recording.policy,
-                "seed": recording.seed,
+                **source,
                 **({} if recording.style is None else {"style": recording.style}),
+                **({"adapter": adapter} if adapter else {}),
             },
         )
+        return info, env.parallel
     finally:
         env.close()
 
 
-def _check_style(env: str, game: Any, style: str) -> None:
+def _check_style(env: str, styles: Mapping[str, Sequence[str]], style: str) -> None:
     """Raises a RecordError unless the environment's expert can be asked for the style."""
-    styles = getattr(game, "styles", None)
     if not styles:
         raise RecordError(
             f"{env}: its expert has no styles of play (styles); record it without --style"
@@ -319,22 +285,11 @@ def _check_style(env: str, game: Any, style: str) -> None:
             )
 
 
-def _make(recording: Recording) -> gymnasium.Env:
-    """Makes the environment, drawing at the wanted size if it can."""
+def _make(recording: Recording) -> Environment:
     try:
-        module, _, name = recording.env.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        entry = gymnasium.spec(name).entry_point
-        creator = load_env_creator(entry) if isinstance(entry, str) else entry
-        size = dict(zip(("width", "height"), recording.size, strict=True))
-        accepted = (
-            creator is not None and size.keys() <= inspect.signature(creator).parameters.keys()
-        )
-        # The checker is for those who write environments, and costs time on every step.
-        return gymnasium.make(recording.env, disable_env_checker=True, **(size if accepted else {}))
-    except Exception as error:  # whatever importing and building somebody's environment may raise
-        raise RecordError(f"{recording.env} can't be made: {error}") from error
+        return make(recording.env, recording.adapter, Wanted(*recording.size))
+    except EnvironmentRefused as error:
+        raise RecordError(str(error)) from error
 
 
 def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int | Failure:
@@ -354,7 +309,8 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
             last: dict[str, Any] = {}
             while not over:
                 action = policy.act(observation)
-                writer.append(*_tick(observation, action, info))
+                state = np.array([observation[name] for name in info.attributes], np.float32)
+                writer.append(observation["frame"], np.asarray(action, np.bool_), state)
                 observation, _, terminated, truncated, last = env.step(action)
                 over = terminated or truncated
             return writer.finish(
@@ -386,40 +342,25 @@ class _RandomPolicy:
         return self._space.sample()
 
 
-def _instruct(env: gymnasium.Env, style: str | None, seed: int) -> dict[str, str]:
+def _instruct(env: Environment, style: str | None, seed: int) -> dict[str, str]:
     """The style and the instruction of the episode with this seed; empty where none is asked for.
 
     Styles take turns rather than being drawn, so that few episodes hold all of them.
     """
     if style is None:
         return {}
-    game: Any = env.unwrapped
-    name = list(game.styles)[seed % len(game.styles)] if style == MIXED else style
-    texts = game.styles[name]
+    name = list(env.styles)[seed % len(env.styles)] if style == MIXED else style
+    texts = env.styles[name]
     chosen = int(np.random.default_rng([seed, 2]).integers(len(texts)))
     return {"style": name, "instruction": texts[chosen]}
 
 
-def _make_policy(env: gymnasium.Env, name: PolicyName, seed: int, asked: dict[str, str]) -> Policy:
+def _make_policy(env: Environment, name: PolicyName, seed: int, asked: dict[str, str]) -> Player:
     # Not the episode's seed itself: the environment draws from that one.
     derived = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
     if name == "random":
         return _RandomPolicy(env.action_space, derived)
-    game: Any = env.unwrapped
-    if asked:
-        return game.make_expert(derived, style=asked["style"])
-    return game.make_expert(derived)
-
-
-def _tick(
-    observation: Any, action: npt.NDArray[np.int8], info: DatasetInfo
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
-    """The frame [H, W, 3], action [A] and state [S] to be written."""
-    frame = observation["frame"] if isinstance(observation, dict) else observation
-    if frame.shape[:2] != (info.height, info.width):
-        frame = cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
-    state = np.array([observation[name] for name in info.attributes], np.float32)
-    return frame, np.asarray(action, np.bool_), state
+    return env.make_expert(derived, asked.get("style"))
 
 
 def _plain(info: dict[str, Any]) -> dict[str, Any]:
@@ -484,7 +425,7 @@ def _in_processes(
 def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
     """A worker: records the episodes whose numbers it gets until the connection closes."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that locks are given back
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)  # the cores are busy with the other workers
     while True:
         try:
@@ -497,8 +438,11 @@ def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> No
             connection.send(error)
 
 
-def _end_with_parent() -> None:
-    """Ends a worker at once when its run is killed, before a new run writes the same episode."""
+def end_with_parent() -> None:
+    """Ends a worker at once when its run is killed; to be run in a thread.
+
+    Otherwise it would still be writing an episode that a new run begins.
+    """
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -518,7 +462,8 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

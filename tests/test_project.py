@@ -13,7 +13,7 @@ PACKAGE = ROOT / "BC_training"
 
 LAYERS = (
     {"common.types"},
-    {"common.console", "models"},
+    {"common.console", "common.film", "models"},
     {"common.config", "common.window", "common.layers", "common.losses",
      "common.metrics", "common.pretrained"},
     {"common.state", "common.instruction", "common.backbones"},
@@ -94,16 +94,17 @@ def test_play_never_touches_the_dataset():
     assert "common.checkpoint" in reachable
 
 
-@pytest.mark.parametrize("package", ["boss_arena", "gameplay_pipeline"])
+@pytest.mark.parametrize("package", ["boss_arena", "gameplay_pipeline", "vizdoom_games"])
 def test_data_sources_know_nothing_of_training(package):
     for file in (ROOT / package).rglob("*.py"):
-        other = {"BC_training", "boss_arena", "gameplay_pipeline"} - {package}
+        other = {"BC_training", "boss_arena", "gameplay_pipeline", "vizdoom_games"} - {package}
         assert not {name.partition(".")[0] for name in imports(file)} & other, file
 
 
-def test_training_reaches_the_arena_only_through_gymnasium():
+def test_training_reaches_games_only_through_gymnasium():
     for file in PACKAGE.rglob("*.py"):
-        assert "boss_arena" not in {name.partition(".")[0] for name in imports(file)}, file
+        packages = {name.partition(".")[0] for name in imports(file)}
+        assert not packages & {"boss_arena", "vizdoom_games"}, file
 
 
 def test_nothing_outside_models_knows_a_models_name():

@@ -1,42 +1,27 @@
 """Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
 
 import json
+import signal
+import time
 
+import av
+import cv2
+import gymnasium
 import numpy as np
 import pytest
 import zarr
 from scipy import stats
 
 from BC_training import __main__, rollout
-from BC_training.common import checkpoint as checkpoints
-from BC_training.common.checkpoint import Bundle
 from BC_training.common.episodes import Episodes
-from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, FrameContract, UserError
+from BC_training.common.types import UserError
+from gameplay_pipeline.environment import Adapter
 from gameplay_pipeline.record import record
-from tests.test_commands import run
+from tests import toy_env
+from tests.made_policy import ACTIONS, made_bundle, save_policy
+from tests.test_commands import run, start
 
-ACTIONS = (
-    *("move_left", "lock_on", "dodge_roll/dash", "move_right"),
-    *("attack", "move_back", "move_forward"),
-)
 ARENA = "boss_arena:BossArena-v0"
-
-
-def bundle(actions=ACTIONS, **frame):
-    contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
-    contract |= {"resize": "none"} | frame
-    return Bundle(
-        format=checkpoints.FORMAT,
-        config={"dataset": {"path": "d"}, "model": {"name": "pure_cnn"}},
-        spec=DataSpec(actions=actions, state=(), frame=FrameContract(**contract)),
-        preprocess=Preprocess(frame_mean=(0.0,) * 3, frame_std=(1.0,) * 3),
-        thresholds=(0.5,) * len(actions),
-        step=1,
-        epoch=1,
-        metrics=None,
-        versions={},
-    )
 
 
 @pytest.mark.parametrize(("won", "fights"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100)])
@@ -61,26 +46,35 @@ def test_bootstrap_is_about_scipys():
 @pytest.mark.parametrize(
     ("env", "offered", "message"),
     [
-        ("nowhere:Nothing-v0", {}, "can't make this environment"),
+        ("nowhere:Nothing-v0", {}, "can't be made: No module named 'nowhere'"),
         (
             ARENA,
-            {"actions": ("jump", *ACTIONS)},
-            "actions move_left, .*, trained on jump, move_left",
+            {"actions": ("jump", *ACTIONS[1:])},
+            "buttons are not the wanted ones, it has no jump and has move_left besides",
         ),
         (ARENA, {"fps": 30.0}, "fps 17.0, trained on 30.0"),
         (ARENA, {"color_order": "BGR"}, "color_order RGB, trained on BGR"),
         (ARENA, {"resize": "area"}, "resize none, trained on area"),
+        ("tests.toy_env:Plain-v0", {"actions": ("button_0", "button_1")}, "resize area, trained"),
     ],
 )
 def test_an_environment_that_breaks_the_contract_is_refused(env, offered, message):
     with pytest.raises(UserError, match=message):
-        rollout.make_env(env, bundle(**offered))
+        rollout.make_env(env, made_bundle(**offered))
 
 
-def test_an_environment_that_keeps_it_is_made_at_the_policys_size():
-    env = rollout.make_env(ARENA, bundle(color_order="unknown", fps=None))
+def test_an_environment_that_keeps_it_is_made_at_the_policys_size_with_its_buttons():
+    turned = (*ACTIONS[3:], *ACTIONS[:3])
+    env = rollout.make_env(ARENA, made_bundle(turned, color_order="unknown", fps=None))
     observation, _ = env.reset(seed=0)
     assert observation["frame"].shape == (36, 64, 3)
+    assert env.action_names == turned
+    # What the policy was trained on by area, drawn larger and resized alike.
+    adapter = Adapter(arguments={"width": 128, "height": 72})
+    env = rollout.make_env(ARENA, made_bundle(resize="area"), adapter)
+    small = env.reset(seed=0)[0]["frame"]
+    large = gymnasium.make(ARENA, width=128, height=72).reset(seed=0)[0]["frame"]
+    np.testing.assert_array_equal(small, cv2.resize(large, (64, 36), interpolation=cv2.INTER_AREA))
 
 
 def test_the_main_job_records_trains_and_fights(tmp_path):
@@ -102,18 +96,113 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     styles = [group.attrs["style"] for _, group in sorted(zarr.open_group(data, mode="r").groups())]
     assert styles == ["balanced", "aggressive", "defensive"]
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
-    fights = json.loads((folder / "fights.json").read_text())
-    assert list(fights["summary"]) == ["pure_cnn", "expert", "random", "nothing"]
-    assert [fight["seed"] for fight in fights["fights"]][:2] == [1_000_000, 1_000_001]
+    fights = read(folder / "fights.json")
+    players = ["pure_cnn", "expert", "random", "nothing", "previous"]
+    assert list(fights["summary"]) == players
+    assert [fight["seed"] for fight in fights["fights"]] == [1_000_000, 1_000_001] * 5
     assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
     assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
+    assert fights["summary"]["nothing"]["presses"]["mean"] == 0
+    # Buttons that are held went down once.
+    assert fights["summary"]["previous"]["presses"]["mean"] < 1
+    assert fights["summary"]["random"]["presses"]["mean"] > 20
+    assert fights["summary"]["pure_cnn"]["latency_ms"]["p50"] > 0
 
-    again = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "2",
-                "--json", tmp_path / "again.json")  # fmt: skip
+    film = tmp_path / "fight.mp4"
+    again = run(rollout.main, "--checkpoint", folder, "--episodes", "2", "--workers", "1",
+                "--json", tmp_path / "again.json", "--video", film)  # fmt: skip
     assert again.status == 0, again.err
-    assert json.loads((tmp_path / "again.json").read_text()) == fights
-    none = run(rollout.main, "--checkpoint", folder, "--env", ARENA, "--episodes", "0")
-    assert (none.status, none.err) == (1, "error: --episodes: 0 is not at least 1\n")
+    assert without_times(read(tmp_path / "again.json")) == without_times(fights)
+    with av.open(str(film)) as container:
+        pictures = [each.to_ndarray(format="rgb24") for each in container.decode(video=0)]
+        assert container.streams.video[0].codec.name == "h264"
+    assert len(pictures) == round(17 * fights["fights"][0]["seconds"])
+    # The frame is enlarged tenfold, the panel is beside it.
+    assert pictures[0].shape == (360, 640 + 320, 3)
+    first = rollout.make_env(ARENA, made_bundle()).reset(seed=1_000_000)[0]["frame"]
+    drawn = cv2.resize(pictures[0][:, :640], (64, 36), interpolation=cv2.INTER_AREA)
+    assert np.abs(drawn.astype(int) - first).mean() < 6
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def without_times(fights):
+    """What must not depend on the machine."""
+    return [
+        {key: value for key, value in fight.items() if key not in ("latencies_ms", "late")}
+        for fight in fights["fights"]
+    ]
+
+
+@pytest.fixture
+def toy_policy(tmp_path):
+    """An untrained policy for the toy environments."""
+    bundle = made_bundle(toy_env.ACTIONS, width=40, height=30)
+    return save_policy(tmp_path / "run", bundle)
+
+
+def test_interrupted_fights_are_kept(toy_policy, tmp_path):
+    arguments = ("--checkpoint", str(toy_policy), "--env", "tests.toy_env:Toy-v0")
+    whole = run(rollout.main, *arguments, "--episodes", "3", "--workers", "1")
+    assert whole.status == 0, whole.err
+    file = tmp_path / "kept.json"
+    process = start(
+        ("-m", "BC_training.rollout", *arguments, "--workers", "2", "--episodes", "500",
+         "--json", str(file)),
+        TOY_SECONDS_A_TICK="0.01",
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (file.exists() and len(read(file)["fights"]) >= 4) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "pure_cnn" in out
+    assert err.splitlines() == ["interrupted"]
+    kept = without_times(read(file))
+    assert 4 <= len(kept) < 500
+    expected = without_times(read(toy_policy / "fights.json"))
+    assert kept[:3] == [fight for fight in expected if fight["player"] == "pure_cnn"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers):
+    done = run(rollout.main, "--checkpoint", toy_policy, "--env", "tests.toy_env:Crashing-v0",
+               "--episodes", "6", "--workers", workers, "--no_baselines")  # fmt: skip
+    assert done.status == 1
+    found = read(toy_policy / "fights.json")
+    assert 0 < len(found["failures"]) < 6
+    assert len(found["fights"]) + len(found["failures"]) == 6
+    assert found["summary"]["pure_cnn"]["fights"] == len(found["fights"])
+    for failure in found["failures"]:
+        assert f"pure_cnn, seed {failure['seed']}: ZeroDivisionError" in done.err
+    assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--env", "tests.toy_env:Killed-v0", "--workers", "2"), "a process of the fights died"),
+        (("--env", "tests.toy_env:Only-v0", "--workers", "2"), "there is one tests.toy_env:Only"),
+        ((), "--env: missing; the checkpoint's configuration names no environment"),
+        (("--episodes", "0"), "--episodes: 0 is not at least 1"),
+        (("--workers", "0"), "--workers: 0 is not at least 1"),
+        (("--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
+        (("--env", ARENA, "--json", "nowhere/fights.json"), "--json: no folder nowhere"),
+        (("--env", ARENA, "--video", "nowhere/fight.mp4"), "--video: no folder nowhere"),
+        (
+            ("--env", "tests.toy_env:Toy-v0", "--adapter", '{"fps": 30}'),
+            "fps 30.0, trained on 17.0",
+        ),
+    ],
+)
+def test_bad_input_is_named(toy_policy, arguments, message):
+    done = run(rollout.main, "--checkpoint", toy_policy, *arguments)
+    assert done.status == 1
+    assert message in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_style_that_the_expert_lacks_is_named_before_anything_is_recorded(tmp_path):

@@ -168,6 +168,40 @@ class Misnamed(Toy):
     action_names = ACTIONS[:2]
 
 
+class Only(Toy):
+    """There is but one."""
+
+    parallel = False
+
+
+class Buffers(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """Says nothing of itself: an image in BGR under another name, its variables in a vector."""
+
+    def __init__(self, frame_skip: int = 1):
+        self.action_space = spaces.MultiBinary(3)
+        self.observation_space = spaces.Dict(
+            {
+                "screen": spaces.Box(0, 255, (60, 80, 3), np.uint8),
+                "gamevariables": spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            }
+        )
+        self.pressed: list[list[int]] = []
+        self.frame_skip = frame_skip
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.pressed.clear()
+        return self._observe(), {}
+
+    def step(self, action: np.ndarray):
+        self.pressed.append(action.tolist())
+        return self._observe(), 1.0, len(self.pressed) == 12, False, {}
+
+    def _observe(self) -> dict[str, np.ndarray]:
+        image = self.np_random.integers(0, 256, (60, 80, 3), np.uint8)
+        return {"screen": image, "gamevariables": np.array([len(self.pressed), 7], np.float32)}
+
+
 class Unmakeable(Toy):
     """Can't be built."""
 
@@ -175,7 +209,20 @@ class Unmakeable(Toy):
         raise RuntimeError("the game is not installed")
 
 
-for _class in (
-    Toy, Long, Crashing, Killed, Styled, Unspoken, Plain, Joystick, Blind, Misnamed, Unmakeable,
-):  # fmt: skip
+_CLASSES = (
+    Toy,
+    Long,
+    Crashing,
+    Killed,
+    Styled,
+    Unspoken,
+    Plain,
+    Joystick,
+    Blind,
+    Misnamed,
+    Only,
+    Buffers,
+    Unmakeable,
+)
+for _class in _CLASSES:
     gymnasium.register(f"{_class.__name__}-v0", entry_point=f"{__name__}:{_class.__name__}")

@@ -208,6 +208,20 @@ class PlayConfig(Section):
 class EnvironmentConfig(Section):
     id: str | None = None
     """A Gymnasium id such as boss_arena:BossArena-v0, or null."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Its keyword arguments."""
+    frame: str = "frame"
+    """The entry of its observation that is the image."""
+    color_order: Literal["RGB", "BGR"] | None = None
+    """Of that image; null is what the environment says, or else RGB."""
+    state: tuple[str, ...] | None = None
+    """Attributes that make the state, entry.1 being the second value of an entry; null is those
+    that the environment names, or else all its scalars."""
+    actions: dict[str, str] = Field(default_factory=dict)
+    """Our name of each button, and the environment's (button_0, ... where it has no names). Those
+    left out are never pressed; {} is all of them, by the environment's names."""
+    fps: float | None = Field(default=None, gt=0)
+    """Ticks a second; null is what the environment says."""
 
 
 class LoggingConfig(Section):
@@ -466,7 +480,8 @@ def _flags(section: BaseModel) -> Any:
         else:
             is_text = field.annotation in (str, str | None)
             annotation = Annotated[Any, _yaml_flag(is_text), tyro.conf.arg(help=field.description)]
-        fields.append((name, annotation, dataclasses.field(default=value)))
+        default = dataclasses.field(default_factory=lambda value=value: value)
+        fields.append((name, annotation, default))
         values[name] = value
     return dataclasses.make_dataclass(type(section).__name__, fields, frozen=True)(**values)
 

@@ -76,6 +76,8 @@ class Policy:
         self._memory: Memory | None = None
         self._moment: Moment | None = None
         self._pressed = np.zeros(len(self.bundle.spec.actions), bool)
+        self.latest = np.zeros(len(self.bundle.spec.actions), np.float32)
+        """Probabilities [A] of the last tick, to be shown."""
         self._tokens: Int[np.ndarray, "1 L"] | None = None
         instructions = self.bundle.preprocess.instructions
         if instructions is not None:
@@ -104,6 +106,7 @@ class Policy:
         probabilities, self._memory = self._tick(self._state, self._memory, ticks)
         result = np.asarray(probabilities)
         self._pressed = result >= self._thresholds
+        self.latest = result
         return result
 
     def _ticks(self, observation: Mapping[str, Any]) -> Ticks:
