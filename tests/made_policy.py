@@ -38,7 +38,7 @@ def save_policy(folder: Path, bundle: Bundle) -> Path:
     """Saves an untrained model with this bundle; gives the checkpoint's folder."""
     model = checkpoints.create_model(bundle.resolved_config(), bundle.spec)
     _, params, rest = nnx.split(model, nnx.Param, ...)
-    state = TrainState(jnp.int32(1), params, rest, {"count": jnp.zeros(())}, jnp.int32(-1))
+    state = TrainState(jnp.int32(1), params, rest, {"count": jnp.zeros(())}, jnp.int32(-1), None)
     store = Checkpoints(folder, keep_last=1, best_metric="loss")
     store.save(state, bundle)
     store.close()
