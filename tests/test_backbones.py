@@ -238,6 +238,7 @@ def tiny_tensors():
     return {name: golden.made_tensor(name, shape) for name, shape in tensors.items()}
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
     tiny, made, tmp_path, monkeypatch
 ):
