@@ -2,10 +2,12 @@
 
 import ast
 from pathlib import Path
+from typing import get_args
 
 import pydantic
 import pytest
 
+from BC_training import models
 from BC_training.common import config as configs
 from BC_training.common.types import UserError
 
@@ -161,17 +163,21 @@ def test_a_missing_file_lists_the_shipped_ones():
 
 def fields(schema: type[pydantic.BaseModel], section: str = ""):
     for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-            yield from fields(field.annotation, name)
-        else:
-            yield section, name
+        # A section of several types is a union of classes.
+        kinds = get_args(field.annotation) if field.discriminator else (field.annotation,)
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+                yield from fields(kind, name)
+            else:
+                yield section, name
 
 
 ALIASES = {"settings", "config", "self"}
 """What code calls a section that it has taken out of the configuration."""
 
 
-def test_every_accepted_key_is_read_by_something(write):
+@pytest.mark.parametrize("model", models.available())
+def test_every_accepted_key_is_read_by_something(write, model):
     read = set()
     for file in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -179,5 +185,5 @@ def test_every_accepted_key_is_read_by_something(write):
                 owner = node.value
                 name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
                 read.add((name, node.attr))
-    for section, key in fields(type(configs.load(write(MINIMAL)))):
+    for section, key in fields(type(configs.load(write(MINIMAL.replace("pure_cnn", model))))):
         assert any((owner, key) in read for owner in {section, *ALIASES}), f"{section}.{key}"

@@ -16,6 +16,9 @@ NETWORKS = (
     *("resnet18", "resnet34", "resnet50"),
     *("efficientnet_b0", "efficientnet_b1", "efficientnet_b2", "efficientnet_b3"),
 )
+COMPUTED = ("resnet18", "resnet50", "efficientnet_b0", "efficientnet_b3")
+"""Those whose features are kept: the others are made of the same blocks."""
+
 SAMPLES = 100
 """Values kept of each feature map, evenly spaced over its channels, rows and columns."""
 
@@ -60,21 +63,23 @@ def main() -> None:
         with torch.no_grad():
             for key, tensor in tensors.items():
                 tensor.copy_(torch.from_numpy(made_tensor(key, tuple(tensor.shape))))
-            images = torch.from_numpy(made_images())
-            # All but the pooling and the classifier.
-            children = list(network.children())
-            children = children[: children.index(network.avgpool)]
-            features = torch.nn.Sequential(*children)(images).numpy()
         networks[name] = {
             "parameters": sum(p.numel() for p in network.parameters()),
             "tensors": {
                 key: list(t.shape) for key, t in tensors.items()
                 if not key.startswith(("fc.", "classifier."))
             },
-            "shape": list(features.shape),
-            "features": [float(f"{value:.6g}") for value in sampled(features)],
         }  # fmt: skip
-        print(name, features.shape, np.abs(features).mean())
+        if name in COMPUTED:
+            # All but the pooling and the classifier.
+            children = list(network.children())
+            children = children[: children.index(network.avgpool)]
+            with torch.no_grad():
+                features = torch.nn.Sequential(*children)(torch.from_numpy(made_images())).numpy()
+            networks[name] |= {
+                "shape": list(features.shape),
+                "features": [float(f"{value:.6g}") for value in sampled(features)],
+            }
     FILE.write_text(json.dumps(networks, separators=(",", ":")) + "\n")
 
 

@@ -393,11 +393,11 @@ def _set_types(raw: dict[str, Any], overrides: Sequence[str]) -> None:
         kind = _flag_value(overrides, f"--{key}.type")
         if kind is None:
             continue
-        section = raw
+        section: Any = raw
         for name in key.split("."):
-            section[name] = dict(section.get(name) or {})
-            section = section[name]
-        section["type"] = kind
+            section = section.setdefault(name, {}) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # validation has a word for what is none
+            section["type"] = kind
 
 
 def _explain(schema: type[BaseModel], detail: Any) -> str:
