@@ -32,9 +32,10 @@ def make_dataset(
     attributes: dict[str, Any] | None = None,
     chunk: int = 1,
     shard: int | None = None,
+    whole_state: bool = False,
 ) -> Made:
     """Writes episodes in which a bright left half means left, a bright right half means right, and
-    a bright bottom means hit."""
+    a bright bottom means hit; with `whole_state`, the hint is whether hit is right."""
     rng = np.random.default_rng(0)
     root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
     root.attrs.update({"keys": list(ACTIONS), "attributes": list(STATE), "fps": 17.0})
@@ -47,6 +48,8 @@ def make_dataset(
         images[:, :, :12, 16:] += (pressed[:, 1] * 150).astype(np.uint8)[:, None, None, None]
         images[:, :, 12:] += (pressed[:, 2] * 150).astype(np.uint8)[:, None, None, None]
         values = rng.normal(size=(length, 2)).astype(np.float32) * (100, 1) + (500, 0)
+        if whole_state:
+            values[:, 1] = 7 + pressed[:, 2]
         group = root.create_group(names[number] if names else f"episode_{number}")
         for name, array in (("frames", images), ("actions", pressed), ("state", values)):
             is_frames = name == "frames"

@@ -101,7 +101,7 @@ def pooled(map_: Float[Array, "B h w C"], grid: tuple[int, int]) -> Float[Array,
     height, width = map_.shape[1:3]
     if grid[0] > height or grid[1] > width:
         raise UserError(
-            f"model.encoder.grid: {grid[0]}x{grid[1]} cells (height x width), but the backbone's "
+            f"model: a grid of {grid[0]}x{grid[1]} cells (height x width), but the backbone's "
             f"map has only {height}x{width}; take a coarser grid or a shallower backbone"
         )
     rows, columns = (

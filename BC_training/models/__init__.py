@@ -1,15 +1,21 @@
 """Models, one folder each. A folder with an `__init__.py` is a model; there is no other register.
 
+Models may also live outside the project: the environment variable BC_MODELS_PATH lists folders that
+hold such folders, as PATH does.
+
 A model's package offers `Config`, a `ModelConfig` whose `window()` says which ticks and modalities
 it needs, and `create_model(config, spec, rngs)`, which builds a `common.model.Model`.
 """
 
 import difflib
 import importlib
+import os
 import pkgutil
 from types import ModuleType
 
 from BC_training.common.types import UserError
+
+__path__ += [each for each in os.environ.get("BC_MODELS_PATH", "").split(os.pathsep) if each]
 
 
 def available() -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
+from BC_training.common.encoder import pooled
 from BC_training.common.layers import MLP, ActionHead, ConvEncoder
 from BC_training.common.model import Model
 from BC_training.common.types import DataSpec, ModelConfig, Observation
@@ -15,6 +16,9 @@ class Config(ModelConfig):
     """Channels of each conv block; each halves height and width."""
     conv_depth: int = Field(default=2, ge=0)
     """Residual 3x3 convolutions in each block, after the one that downsamples."""
+    grid: tuple[PositiveInt, PositiveInt] = (1, 1)
+    """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where
+    things are, a finer one keeps it."""
     dense_features: tuple[PositiveInt, ...] = (512, 256)
     """Widths of the dense layers."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
@@ -25,7 +29,8 @@ class Config(ModelConfig):
 
 class PureCNN(Model):
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
-        super().__init__(config, spec, config.conv_features[-1], rngs)
+        pooled_width = config.conv_features[-1] * config.grid[0] * config.grid[1]
+        super().__init__(config, spec, pooled_width, rngs)
         self.encoder = ConvEncoder(
             spec.frame.channels,
             config.conv_features,
@@ -33,17 +38,18 @@ class PureCNN(Model):
             batch_norm=config.use_batch_norm,
             rngs=rngs,
         )
+        self.grid = config.grid
         self.dense = MLP(
-            config.conv_features[-1],
+            pooled_width,
             config.dense_features,
             dropout_rate=config.dropout_rate,
             rngs=rngs,
         )
-        width = (config.conv_features[-1], *config.dense_features)[-1]
+        width = (pooled_width, *config.dense_features)[-1]
         self.head = ActionHead(width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
-        return jnp.mean(self.encoder(tick.frames, rngs), axis=(1, 2))
+        return pooled(self.encoder(jnp.asarray(tick.frames), rngs), self.grid)
 
     def decode(
         self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None

@@ -1,0 +1,204 @@
+"""Every model family on the same recorded fights, and then in fights of its own.
+
+    uv run python -m benchmarks.model_zoo [--only NAME ...] [--fights 50]
+
+Records the arena's expert once, trains each model on the same split with the same number of
+gradient steps, and has it fight the same seeded fights. Models are small ones, made for two CPU
+cores. What is measured already is kept, so that a run that was stopped goes on; the table and
+benchmarks/results/model_zoo.json hold all that is known.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+
+from BC_training import rollout, train
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import config as configs
+from BC_training.common import console
+from BC_training.common.policy import Policy
+from gameplay_pipeline.record import record
+
+RESULTS = Path(__file__).parent / "results" / "model_zoo.json"
+ENV = "boss_arena:BossArena-v0"
+HEIGHT, WIDTH = 54, 96
+FIRST_SEED = 2_000_000
+
+CONV = {"type": "conv", "features": [16, 32, 64], "depth": 0}
+ENCODER = {"backbone": CONV, "grid": [3, 4], "width": 128}
+WINDOW = {"ticks": 8, "stride": 3}
+
+MODELS: dict[str, dict[str, Any]] = {
+    "pure_cnn": {
+        "name": "pure_cnn", "conv_features": [16, 32, 64], "conv_depth": 0, "grid": [3, 4],
+        "dense_features": [128],
+    },
+    "state_vision": {"name": "state_vision", "encoder": {**ENCODER, "state": True}},
+    "temporal_lstm": {"name": "temporal_lstm", "encoder": ENCODER, "hidden": 128, **WINDOW},
+    "temporal_transformer": {"name": "temporal_transformer", "encoder": ENCODER, **WINDOW},
+    "temporal_transformer + state": {
+        "name": "temporal_transformer", "encoder": {**ENCODER, "state": True}, **WINDOW,
+    },
+    "vla": {
+        "name": "vla", "backbone": {"type": "patch", "size": 12, "width": 128}, "width": 128,
+        "layers": 3, "chunk": 4,
+    },
+    "resnet": {"name": "resnet"},
+    "efficientnet": {"name": "efficientnet"},
+}  # fmt: skip
+"""What each row of the table is, as in the section `model` of a configuration."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The comparison."""
+
+    only: tuple[str, ...] = ()
+    """Rows to measure; all if none is named."""
+    recordings: int = 64
+    """Fights of the expert to learn from."""
+    epochs: int = 1
+    fights: int = 50
+    """Of each policy."""
+    folder: Path = Path("dataset/model_zoo")
+    """Where recordings and checkpoints go."""
+
+
+def recorded(job: Job) -> Path:
+    """The expert's fights, recorded if they are not there."""
+    path = job.folder / "arena.zarr"
+    record(
+        env=ENV, policy="expert", episodes=job.recordings, resolution=f"{WIDTH}x{HEIGHT}",
+        out=path, style="balanced",
+    )  # fmt: skip
+    return path
+
+
+def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]) -> configs.Config:
+    """What all models have in common, and what one row changes."""
+    raw = {
+        "dataset": {
+            "path": str(path), "train_ratio": 0.92, "val_ratio": 0.08,
+            "cache_dir": str(path.parent / "cache"), "residency": "cache",
+        },
+        "training": {
+            "num_epochs": epochs, "learning_rate": 1e-3, "checkpoint_dir": str(folder),
+            "use_class_weights": False, "lr_schedule": {"warmup_epochs": 0.05},
+        },
+        "environment": {"id": ENV},
+    }  # fmt: skip
+    for key, value in changes.items():
+        raw[key] = {**raw.get(key, {}), **value}
+    return configs.validate(raw, "benchmark")
+
+
+def measure(config: configs.Config, job: Job) -> dict[str, Any]:
+    """Trains, then fights."""
+    folder = config.run_dir()
+    if not list(folder.glob("[0-9]*")):
+        began = time.monotonic()
+        train.train(config)
+        (folder / "seconds.json").write_text(json.dumps(time.monotonic() - began))
+    bundle, model = checkpoints.load_model(checkpoints.locate(folder))
+    assert bundle.metrics is not None
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    speeds = [line["time/frames_per_second"] for line in lines if "time/frames_per_second" in line]
+    rollout.fight(
+        folder, ENV, episodes=job.fights, first_seed=FIRST_SEED, baselines=False,
+        json_file=folder / "fights.json",
+    )  # fmt: skip
+    fights = json.loads((folder / "fights.json").read_text())["summary"]
+    (own,) = fights.values()
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
+        "steps": bundle.step,
+        "train_seconds": json.loads((folder / "seconds.json").read_text()),
+        "train_frames_per_second": float(np.median(speeds)),
+        "act_ms": act_ms(Policy.load(folder)),
+        "exact_match": bundle.metrics["exact_match"],
+        "macro_f1": bundle.metrics["macro_f1"],
+        "onset_f1": bundle.metrics["presses"]["f1"],
+        **{key: own[key] for key in ("fights", "won", "boss_health_removed", "seconds")},
+    }
+
+
+def act_ms(policy: Policy, ticks: int = 200) -> float:
+    """Median milliseconds of an act()."""
+    spec = policy.bundle.spec
+    rng = np.random.default_rng(0)
+    shape = (spec.frame.height, spec.frame.width, 3)
+    observation = {**dict.fromkeys(spec.state, 1.0), "frame": rng.integers(0, 256, shape, np.uint8)}
+    times = []
+    for _ in range(ticks):
+        began = time.perf_counter()
+        policy.act(observation)
+        times.append(time.perf_counter() - began)
+    return 1000 * float(np.median(times))
+
+
+def baselines(folder: Path, job: Job) -> dict[str, Any]:
+    """Expert, random buttons, no buttons, the previous buttons, in the same fights."""
+    file = folder / "baselines.json"
+    if not file.exists():
+        rollout.fight(folder, ENV, episodes=job.fights, first_seed=FIRST_SEED, json_file=file)
+    summary = json.loads(file.read_text())["summary"]
+    return {
+        f"({name})": {k: row[k] for k in ("fights", "won", "boss_health_removed", "seconds")}
+        for name, row in summary.items()
+        if name in rollout.BASELINES
+    }
+
+
+def table(rows: dict[str, Any], title: str) -> None:
+    """Prints what is known."""
+
+    def interval(cell: dict[str, float]) -> str:
+        return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * cell[k] for k in ("mean", "low", "high")))
+
+    shown = console.make_table(title)
+    shown.add_column("model")
+    figures = ("parameters", "frames/s", "act ms", "exact", "macro F1", "onset F1")
+    for name in (*figures, "won %", "health %"):
+        shown.add_column(name, justify="right")
+    for name, row in rows.items():
+        known = "parameters" in row
+        cells = ["-"] * len(figures)
+        if known:
+            cells = [
+                f"{row['parameters']:,}", f"{row['train_frames_per_second']:,.0f}",
+                f"{row['act_ms']:.2f}", *(f"{row[k]:.3f}" for k in ("exact_match", "macro_f1")),
+                f"{row['onset_f1']:.3f}",
+            ]  # fmt: skip
+        shown.add_row(name, *cells, interval(row["won"]), interval(row["boss_health_removed"]))
+    console.make_console().print(shown)
+
+
+def main(job: Job) -> None:
+    """Measures what is not known yet."""
+    path = recorded(job)
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
+    for name in job.only or MODELS:
+        if name in rows:
+            continue
+        folder = job.folder / name.replace(" ", "_")
+        rows[name] = measure(configuration(path, folder, job.epochs, {"model": MODELS[name]}), job)
+        rows |= baselines(folder, job)
+        ordered = {key: rows[key] for key in (*MODELS, *rows) if key in rows}
+        RESULTS.parent.mkdir(exist_ok=True)
+        facts = {
+            "recordings": job.recordings, "frame": [HEIGHT, WIDTH], "batch": 32,
+            "device": jax.devices()[0].device_kind,
+        }  # fmt: skip
+        RESULTS.write_text(json.dumps({**facts, "rows": ordered}, indent=2) + "\n")
+        table(ordered, f"{job.recordings} recorded fights at {HEIGHT}x{WIDTH}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Job))
