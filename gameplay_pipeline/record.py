@@ -16,21 +16,14 @@ and `height`, without which frames are resized.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
-import multiprocessing
-import os
 import re
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Generator, Iterator
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
@@ -45,6 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gameplay_pipeline.progress import track
+from gameplay_pipeline.workers import in_processes
 from gameplay_pipeline.writer import (
     DatasetInfo,
     EpisodeWriter,
@@ -57,9 +51,6 @@ from gameplay_pipeline.writer import (
 )
 
 PolicyName = Literal["expert", "random"]
-
-PATIENCE_S = 5.0
-"""Seconds that a worker gets to end by itself."""
 
 LISTED = 10
 """Failed episodes that a message names."""
@@ -180,14 +171,11 @@ def _record(recording: Recording) -> None:
             f"episodes are recorded already, {len(pending) or 'none'} left",
             flush=True,
         )
-    workers = min(recording.workers or _usable_cores(), len(pending))
     began = time.monotonic()
     frames = 0
     failures: list[Failure] = []
-    if workers > 1:
-        results = _in_processes(recording, info, pending, workers)
-    else:
-        results = (_record_episode(recording, info, number) for number in pending)
+    play = functools.partial(_record_episode, recording, info)
+    results = in_processes(play, pending, recording.workers)
     try:
         # Closed before anything is discarded: until then its processes write.
         with contextlib.closing(results):
@@ -368,95 +356,6 @@ def _plain(info: dict[str, Any]) -> dict[str, Any]:
             continue
         found[key] = value
     return found
-
-
-def _in_processes(
-    recording: Recording, info: DatasetInfo, pending: list[int], workers: int
-) -> Generator[int | Failure]:
-    """Records episodes in several processes; yields each one's result when it is over."""
-    # Spawned, not forked: the caller may hold threads and an accelerator.
-    context = multiprocessing.get_context("spawn")
-    queue = deque(pending)
-    running: dict[Connection, BaseProcess] = {}
-    try:
-        with _ignoring_interrupts():
-            for _ in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, recording, info), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = process
-        for connection in running:
-            connection.send(queue.popleft())
-        while running:
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
-                try:
-                    result = connection.recv()
-                except (EOFError, ConnectionError):
-                    running[connection].join()
-                    raise RecordError(
-                        f"a worker died (exit code {running[connection].exitcode}), perhaps for "
-                        "want of memory; try again with fewer --workers"
-                    ) from None
-                if isinstance(result, RecordError):
-                    raise result
-                if queue:
-                    connection.send(queue.popleft())
-                else:
-                    connection.close()
-                    running.pop(connection).join()
-                yield result
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join(PATIENCE_S)
-            process.kill()
-            process.join()
-
-
-def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
-    """A worker: records the episodes whose numbers it gets until the connection closes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that locks are given back
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)  # the cores are busy with the other workers
-    while True:
-        try:
-            number = connection.recv()
-        except EOFError:
-            return
-        try:
-            connection.send(_record_episode(recording, info, number))
-        except RecordError as error:
-            connection.send(error)
-
-
-def _end_with_parent() -> None:
-    """Ends a worker at once when its run is killed, before a new run writes the same episode."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Lets processes start deaf to Ctrl-C, which the terminal sends to them too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:
