@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -12,6 +12,21 @@ from jaxtyping import Int64, UInt8
 from gameplay_pipeline.conversion import EpisodeError, require
 
 MICROSECONDS = Fraction(1, 1_000_000)
+
+
+class Encoding(NamedTuple):
+    """How a video is stored."""
+
+    codec: str
+    """As FFmpeg calls it."""
+    pixels: str
+    options: dict[str, str]
+    """Of the codec."""
+
+
+# A key frame every other frame, and none that needs a later one, so that any is found fast.
+LOSSY = Encoding("libx264", "yuv420p", {"crf": "18", "g": "2", "bf": "0"})
+LOSSLESS = Encoding("libx264rgb", "rgb24", {"qp": "0", "g": "2"})
 
 
 def frame_times(path: Path) -> Int64[np.ndarray, "N"]:
@@ -87,21 +102,22 @@ def read_frames(
 class VideoWriter:
     """Writes frames to an mp4; a context manager."""
 
-    def __init__(self, path: Path, size: tuple[int, int], codec: str, pixels: str, options: Any):
+    def __init__(self, path: Path, size: tuple[int, int], fps: float, encoding: Encoding):
         """Opens it.
 
         Args:
             path: the file; its folder must be there.
             size: width and height.
-            codec: as FFmpeg calls it, such as libx264.
-            pixels: how they are stored, such as yuv420p.
-            options: of the codec, as text.
+            fps: frames a second, as its index shall say; `append` gives the times themselves.
+            encoding: how it is stored.
         """
         self._av = require("av", "convert")
         self._container = self._av.open(str(path), "w")
-        self._stream = self._container.add_stream(codec, options=options)
+        self._stream = self._container.add_stream(
+            encoding.codec, rate=Fraction(fps).limit_denominator(10_000), options=encoding.options
+        )
         self._stream.width, self._stream.height = size
-        self._stream.pix_fmt = pixels
+        self._stream.pix_fmt = encoding.pixels
         self._stream.time_base = self._stream.codec_context.time_base = MICROSECONDS
 
     def __enter__(self) -> "VideoWriter":

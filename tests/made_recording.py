@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from gameplay_pipeline.video import VideoWriter
+from gameplay_pipeline.video import LOSSLESS, Encoding, VideoWriter
 
 BUTTONS = {
     "move_left": [("key", "A")],
@@ -22,8 +22,6 @@ BUTTONS = {
 }
 
 START_US = 1_700_000_000_000_000
-
-LOSSLESS: dict[str, Any] = {"codec": "libx264rgb", "pixels": "rgb24", "options": {"qp": "0"}}
 
 
 class Truth(NamedTuple):
@@ -84,7 +82,7 @@ def make_session(
     ticks: int = 60,
     size: tuple[int, int] = (96, 64),
     metadata: bool = True,
-    video: dict[str, Any] = LOSSLESS,
+    video: Encoding = LOSSLESS,
 ) -> Truth:
     """Records a session into a folder.
 
@@ -94,7 +92,7 @@ def make_session(
     """
     truth = play(seed, ticks, size)
     folder.mkdir(parents=True)
-    with VideoWriter(folder / "video.mp4", size, **video) as writer:
+    with VideoWriter(folder / "video.mp4", size, 17, video) as writer:
         for frame, time in zip(truth.frames, truth.times, strict=True):
             writer.append(frame, int(time - START_US))
     if metadata:

@@ -28,10 +28,9 @@ from gameplay_pipeline.convert_to_zarr import (
     pressed_in,
     read_keybinds,
 )
-from gameplay_pipeline.video import VideoWriter
+from gameplay_pipeline.video import LOSSLESS, LOSSY, VideoWriter
 from gameplay_pipeline.writer import RecordError
 from tests.made_recording import (
-    LOSSLESS,
     START_US,
     make_session,
     read_table,
@@ -115,8 +114,7 @@ def test_the_trainer_takes_what_comes_out(recordings):
 
 
 def test_lossy_frames_are_close(tmp_path):
-    video = {"codec": "libx264", "pixels": "yuv420p", "options": {"crf": "18"}}
-    truth = make_session(tmp_path / "recordings" / "a", size=(192, 128), ticks=20, video=video)
+    truth = make_session(tmp_path / "recordings" / "a", size=(192, 128), ticks=20, video=LOSSY)
     assert run(tmp_path / "recordings", resolution="96x64") == 0
     found = np.moveaxis(read(tmp_path / "out.zarr", 0)[0]["frames"], 1, -1)
     expected = [cv2.resize(f, (96, 64), interpolation=cv2.INTER_AREA) for f in truth.frames]
@@ -227,7 +225,7 @@ def write_wild_session(folder, seed):
     folder.mkdir(parents=True)
     start = int(rng.integers(10**6, 10**9))
     stamps = np.cumsum(rng.integers(5_000, 90_000, 50))
-    with VideoWriter(folder / "video.mp4", (64, 48), **LOSSLESS) as writer:
+    with VideoWriter(folder / "video.mp4", (64, 48), 17, LOSSLESS) as writer:
         for stamp in stamps:
             writer.append(rng.integers(0, 256, (48, 64, 3), np.uint8), int(stamp - stamps[0]))
     (folder / "metadata.json").write_text(json.dumps({"start_timestamp_us": start, "fps": 1}))
