@@ -22,6 +22,12 @@ ROOT = Path(__file__).parent.parent
 
 LEROBOT = "lerobot==0.4.4"
 
+UV = shutil.which("uv")
+# Asked for before tests get caches of their own: lerobot weighs gigabytes.
+UV_CACHE = (
+    UV and subprocess.run([UV, "cache", "dir"], capture_output=True, text=True).stdout.strip()
+)
+
 
 @pytest.fixture
 def dataset(tmp_path):
@@ -61,7 +67,7 @@ def change_column(path, name, change):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_there_and_back_nothing_changes(dataset, exported, tmp_path, capsys, workers):
+def test_there_and_back_nothing_changes(dataset, exported, tmp_path, workers):
     assert load(exported, tmp_path / "back.zarr", workers=workers) == 0
     root = zarr.open_group(tmp_path / "back.zarr", mode="r")
     assert root.attrs["keys"] == ["left", "right", "hit"]
@@ -74,7 +80,6 @@ def test_there_and_back_nothing_changes(dataset, exported, tmp_path, capsys, wor
         assert np.array_equal(found["state"], dataset.state[number])
         assert np.allclose(found["timestamps"], np.arange(len(found["actions"])) / 17, atol=1e-6)
         assert attributes["tasks"] == ["Defeat the boss."]
-    assert "not carried over: quantiles" in capsys.readouterr().out
 
 
 def test_the_layout_is_that_of_version_3(dataset, exported):
@@ -130,7 +135,13 @@ def test_lossy_frames_are_close_and_named(tmp_path, capsys):
         writer.finish({"outcome": "won"}, timestamps=np.arange(20) / 17)
     assert export(tmp_path / "in.zarr", tmp_path / "robot") == 0
     text = capsys.readouterr().out
-    for what in ("frames: the video is lossy", "timestamps: ", "the episodes: outcome", "source"):
+    for what in (
+        "frames: the video is lossy",
+        "timestamps: ",
+        "the episodes: outcome",
+        "source",
+        "quantiles",
+    ):
         assert what in text
     assert load(tmp_path / "robot", tmp_path / "back.zarr", resolution="24x16") == 0
     assert zarr.open_group(tmp_path / "back.zarr").attrs["resize"] == "area"
@@ -284,16 +295,13 @@ def test_a_full_disk_is_told(tmp_path):
     assert done.returncode == 1
     assert "can't be written: File too large. Make room and begin again" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (
-        sorted(path.name for path in tmp_path.iterdir()) == ["cache", "made.zarr"]
-        or not (tmp_path / "robot").exists()
-    )
+    assert not list(tmp_path.glob("robot*"))
 
 
 OPENS = """
 import sys, numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-data = LeRobotDataset("local/ours", root=sys.argv[1])
+data = LeRobotDataset("local/ours", root=sys.argv[1], video_backend="pyav")
 assert data.num_episodes == 3 and len(data) == 90, (data.num_episodes, len(data))
 items = [data[index] for index in range(len(data))]
 assert {item["task"] for item in items} == {"Defeat the boss."}
@@ -327,15 +335,16 @@ data.finalize()
 
 def with_lerobot(code, *arguments):
     command = ["uv", "run", "--isolated", "--no-project", "--python", "3.11", "--with", LEROBOT]
+    own = {"HF_HUB_OFFLINE": "1", "UV_CACHE_DIR": str(UV_CACHE)}
     done = subprocess.run(
         [*command, "python", "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, env={**os.environ, **own},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
+@pytest.mark.skipif(UV is None, reason="needs uv")
 @pytest.mark.parametrize("lossless", [True, False])
 def test_lerobot_opens_what_is_written(tmp_path, lossless):
     made = make_dataset(tmp_path / "in.zarr", (40, 30, 20), attributes={"color_order": "RGB"})
@@ -359,7 +368,7 @@ def test_lerobot_opens_what_is_written(tmp_path, lossless):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
+@pytest.mark.skipif(UV is None, reason="needs uv")
 def test_what_lerobot_writes_is_read(tmp_path):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:48, :64]
