@@ -9,6 +9,7 @@ state. Its actions must be buttons (MultiBinary, MultiDiscrete of twos) or a cho
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,9 +85,8 @@ def from_minari(job: FromMinari) -> int:
         raise RecordError(f"--fps is {job.fps:g}, but must be above zero")
     dataset = _open(job)
     plan = _plan(job, dataset)
-    image = (
-        dataset.observation_space if plan.camera is None else dataset.observation_space[plan.camera]
-    )
+    space = dataset.observation_space
+    image = space if plan.camera is None else space[plan.camera]
     height, width, _ = image.shape
     if job.resolution is not None:
         width, height = size_of(job.resolution)
@@ -136,7 +136,7 @@ def _plan(job: FromMinari, dataset: Any) -> Plan:
             f"{', '.join(cameras) or 'nothing'} is an RGB image (uint8, height x width x 3)"
         )
     state = {
-        name: int(np.prod(entry.shape, dtype=int))
+        name: math.prod(entry.shape or ())
         for name, entry in entries.items()
         if (isinstance(entry, spaces.Box) and len(entry.shape) < 2)
         or isinstance(entry, spaces.Discrete | spaces.MultiBinary)
