@@ -157,6 +157,8 @@ def from_lerobot(job: FromLeRobot) -> int:
         )
     if missing := {"fps", "data_path", "video_path"} - set(meta):
         raise RecordError(f"{job.source / INFO}: it lacks {', '.join(sorted(missing))}")
+    if not isinstance(meta["fps"], int | float) or not 0 < meta["fps"] < float("inf"):
+        raise RecordError(f"{job.source / INFO}: its fps is {meta['fps']!r}, not a rate above zero")
     camera = _camera(job, features)
     height, width = _frame_size(job, features[camera])
     theirs = (height, width)
@@ -188,7 +190,7 @@ def from_lerobot(job: FromLeRobot) -> int:
 
 def _camera(job: FromLeRobot, features: dict[str, Any]) -> str:
     """The feature that becomes the frames."""
-    cameras = [name for name, each in features.items() if each["dtype"] in ("video", "image")]
+    cameras = [name for name, each in features.items() if each.get("dtype") in ("video", "image")]
     if job.camera is None and len(cameras) == 1:
         camera = cameras[0]
     elif job.camera in cameras:

@@ -230,7 +230,10 @@ def test_bad_sources_are_refused(exported, tmp_path):
     change_info(exported, codebase_version="v2.1")
     with pytest.raises(RecordError, match=r"is v2\.1, but only v3"):
         load(exported, tmp_path / "back.zarr")
-    change_info(exported, codebase_version="v3.0", fps=17)
+    change_info(exported, codebase_version="v3.0", fps="fast")
+    with pytest.raises(RecordError, match="its fps is 'fast'"):
+        load(exported, tmp_path / "back.zarr")
+    change_info(exported, fps=17)
     (exported / "meta/episodes/chunk-000/file-000.parquet").write_text("x")
     with pytest.raises(RecordError, match=r"file-000\.parquet can't be read"):
         load(exported, tmp_path / "back.zarr")
@@ -333,6 +336,13 @@ data.finalize()
 """
 
 
+def needs_lerobot(test):
+    """lerobot brings torch: gigabytes that nobody shall download unasked."""
+    asked = UV is not None and os.environ.get("WITH_LEROBOT") == "1"
+    skip = pytest.mark.skipif(not asked, reason="set WITH_LEROBOT=1; uv then downloads 4 GB")
+    return pytest.mark.slow(skip(test))
+
+
 def with_lerobot(code, *arguments):
     command = ["uv", "run", "--isolated", "--no-project", "--python", "3.11", "--with", LEROBOT]
     own = {"HF_HUB_OFFLINE": "1", "UV_CACHE_DIR": str(UV_CACHE)}
@@ -343,8 +353,7 @@ def with_lerobot(code, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(UV is None, reason="needs uv")
+@needs_lerobot
 @pytest.mark.parametrize("lossless", [True, False])
 def test_lerobot_opens_what_is_written(tmp_path, lossless):
     made = make_dataset(tmp_path / "in.zarr", (40, 30, 20), attributes={"color_order": "RGB"})
@@ -367,8 +376,7 @@ def test_lerobot_opens_what_is_written(tmp_path, lossless):
         assert np.abs(found["frames"].astype(float) - ours).mean() < 3
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(UV is None, reason="needs uv")
+@needs_lerobot
 def test_what_lerobot_writes_is_read(tmp_path):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:48, :64]
