@@ -38,7 +38,7 @@ from gameplay_pipeline.environment import (
     EnvironmentRefused,
     Wanted,
 )
-from gameplay_pipeline.record import end_with_parent, usable_cores
+from gameplay_pipeline.workers import end_with_parent, usable_cores
 
 BASELINES = ("expert", "random", "nothing", "previous")
 """The environment's own expert; any buttons, anew each tick; no buttons; and repeating what was

@@ -13,23 +13,16 @@ What an environment must have, and what the setting --adapter can add, is in
 
 import contextlib
 import dataclasses
+import functools
 import json
-import multiprocessing
-import os
 import re
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, get_args
 
-import cv2
 import gymnasium
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +41,7 @@ from gameplay_pipeline.environment import (
     make,
 )
 from gameplay_pipeline.progress import track
+from gameplay_pipeline.workers import in_processes
 from gameplay_pipeline.writer import (
     DatasetInfo,
     EpisodeWriter,
@@ -61,11 +55,11 @@ from gameplay_pipeline.writer import (
 
 PolicyName = Literal["expert", "random"]
 
-PATIENCE_S = 5.0
-"""Seconds that a worker gets to end by itself."""
-
 MIXED = "mixed"
 """Asks for the expert's styles in turn."""
+
+DISTURBED_TICKS = (3, 12)
+"""Shortest and longest stretch of other buttons."""
 
 LISTED = 10
 """Failed episodes that a message names."""
@@ -84,6 +78,10 @@ class Recording:
     style: str | None = None
     """A style in which the environment's expert can play, or mixed for all of them in turn; each
     episode then holds its style and an instruction. Without it the expert plays as it does."""
+    disturb: float = 0.0
+    """Share of the ticks at which other buttons are pressed than those that the policy chose, a few
+    ticks in a row. What it chose is recorded: how to get out of trouble that a clone gets into and
+    the policy itself does not."""
     episodes: int = 100
     """Episodes that the dataset shall have."""
     resolution: str = "512x288"
@@ -103,6 +101,8 @@ class Recording:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be {least} or more")
+        if not 0 <= self.disturb < 1:
+            raise ValueError(f"disturb is {self.disturb}, but must be at least 0 and below 1")
         if re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.resolution) is None:
             raise ValueError(
                 f"resolution is {self.resolution!r}, but must be WIDTHxHEIGHT, such as 512x288"
@@ -155,6 +155,7 @@ def record(
     zarr_format: ZarrFormat = 3,
     workers: int | None = None,
     style: str | None = None,
+    disturb: float = 0.0,
     adapter: Adapter = AS_IT_IS,
 ) -> None:
     """Records the episodes that the dataset at `out` lacks; the arguments are `Recording`'s.
@@ -170,16 +171,17 @@ def record(
     """
     try:
         recording = Recording(
-            out,
-            env,
-            cast(PolicyName, policy),
-            style,
-            episodes,
-            resolution,
-            seed,
-            zarr_format,
-            workers,
-            adapter,
+            out=out,
+            env=env,
+            policy=cast(PolicyName, policy),
+            style=style,
+            disturb=disturb,
+            episodes=episodes,
+            resolution=resolution,
+            seed=seed,
+            zarr_format=zarr_format,
+            workers=workers,
+            adapter=adapter,
         )
     except ValueError as error:
         raise RecordError(str(error)) from error
@@ -196,14 +198,11 @@ def _record(recording: Recording) -> None:
             f"episodes are recorded already, {len(pending) or 'none'} left",
             flush=True,
         )
-    workers = min(recording.workers or usable_cores(), len(pending)) if parallel else 1
     began = time.monotonic()
     frames = 0
     failures: list[Failure] = []
-    if workers > 1:
-        results = _in_processes(recording, info, pending, workers)
-    else:
-        results = (_record_episode(recording, info, number) for number in pending)
+    play = functools.partial(_record_episode, recording, info)
+    results = in_processes(play, pending, recording.workers if parallel else 1)
     try:
         # Closed before anything is discarded: until then its processes write.
         with contextlib.closing(results):
@@ -257,6 +256,7 @@ def _inspect(recording: Recording) -> tuple[DatasetInfo, bool]:
             source={
                 **source,
                 **({} if recording.style is None else {"style": recording.style}),
+                **({"disturb": recording.disturb} if recording.disturb else {}),
                 **({"adapter": adapter} if adapter else {}),
             },
         )
@@ -304,6 +304,7 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
         asked = _instruct(env, recording.style, seed)
         policy = _make_policy(env, recording.policy, seed, asked)
         policy.reset()
+        disturbance = _Disturbance(recording.disturb, len(info.keys), seed)
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
             over = False
             last: dict[str, Any] = {}
@@ -311,7 +312,7 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
                 action = policy.act(observation)
                 state = np.array([observation[name] for name in info.attributes], np.float32)
                 writer.append(observation["frame"], np.asarray(action, np.bool_), state)
-                observation, _, terminated, truncated, last = env.step(action)
+                observation, _, terminated, truncated, last = env.step(disturbance(action))
                 over = terminated or truncated
             return writer.finish(
                 {**_plain(last), "seed": seed, "policy": recording.policy, **asked}
@@ -326,6 +327,30 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
         )
     finally:
         env.close()
+
+
+class _Disturbance:
+    """Other buttons than were chosen, a few ticks in a row (Laskey et al. 2017, "DART: noise
+    injection for robust imitation learning")."""
+
+    def __init__(self, share: float, actions: int, seed: int):
+        self._share, self._actions = share, actions
+        self._rng = np.random.default_rng([seed, 3])
+        self._left = 0
+        self._pressed = np.zeros(actions, np.int8)
+
+    def __call__(self, action: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+        low, high = DISTURBED_TICKS
+        mean = (low + high) / 2
+        # Beginning so often that the share comes out, ticks between two stretches not counted.
+        begin = self._share / (mean * (1 - self._share) + self._share)
+        if self._left == 0 and self._rng.random() < begin:
+            self._left = int(self._rng.integers(low, high + 1))
+            self._pressed = (self._rng.random(self._actions) < 0.3).astype(np.int8)
+        if self._left == 0:
+            return action
+        self._left -= 1
+        return self._pressed
 
 
 class _RandomPolicy:
@@ -374,99 +399,6 @@ def _plain(info: dict[str, Any]) -> dict[str, Any]:
             continue
         found[key] = value
     return found
-
-
-def _in_processes(
-    recording: Recording, info: DatasetInfo, pending: list[int], workers: int
-) -> Generator[int | Failure]:
-    """Records episodes in several processes; yields each one's result when it is over."""
-    # Spawned, not forked: the caller may hold threads and an accelerator.
-    context = multiprocessing.get_context("spawn")
-    queue = deque(pending)
-    running: dict[Connection, BaseProcess] = {}
-    try:
-        with _ignoring_interrupts():
-            for _ in range(workers):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, recording, info), daemon=True)
-                process.start()
-                theirs.close()
-                running[ours] = process
-        for connection in running:
-            connection.send(queue.popleft())
-        while running:
-            for connection in wait(list(running)):
-                assert isinstance(connection, Connection)
-                try:
-                    result = connection.recv()
-                except (EOFError, ConnectionError):
-                    running[connection].join()
-                    raise RecordError(
-                        f"a worker died (exit code {running[connection].exitcode}), perhaps for "
-                        "want of memory; try again with fewer --workers"
-                    ) from None
-                if isinstance(result, RecordError):
-                    raise result
-                if queue:
-                    connection.send(queue.popleft())
-                else:
-                    connection.close()
-                    running.pop(connection).join()
-                yield result
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join(PATIENCE_S)
-            process.kill()
-            process.join()
-
-
-def _work(connection: Connection, recording: Recording, info: DatasetInfo) -> None:
-    """A worker: records the episodes whose numbers it gets until the connection closes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that locks are given back
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    cv2.setNumThreads(1)  # the cores are busy with the other workers
-    while True:
-        try:
-            number = connection.recv()
-        except EOFError:
-            return
-        try:
-            connection.send(_record_episode(recording, info, number))
-        except RecordError as error:
-            connection.send(error)
-
-
-def end_with_parent() -> None:
-    """Ends a worker at once when its run is killed; to be run in a thread.
-
-    Otherwise it would still be writing an episode that a new run begins.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
-
-
-@contextlib.contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
-    """Lets processes start deaf to Ctrl-C, which the terminal sends to them too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:
