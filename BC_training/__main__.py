@@ -25,7 +25,8 @@ def main() -> int:
 
 
 def _require_environment(config: Config) -> None:
-    """Finds out before hours of training whether the fights after it can be had."""
+    """Finds out before hours of training whether the fights around it can be had. An environment
+    that is only named, perhaps a game on another machine, is left alone."""
     name, settings = config.environment.id, config.dataset
     recording = settings.record_episodes and _dataset_to_record(config) is not None
     if not config.evaluation.rollout_episodes and not recording:
@@ -34,9 +35,12 @@ def _require_environment(config: Config) -> None:
         raise UserError("environment.id: missing; fights and recordings need an environment")
     try:
         size = Recording(Path("unused"), resolution=settings.record_resolution).size
+    except ValueError as error:  # it begins with the name of the setting, there without a prefix
+        raise UserError(f"dataset.record_{error}") from error
+    try:
         environment.make(name, rollout.adapter_of(config.environment), Wanted(*size)).close()
-    except (EnvironmentRefused, ValueError) as error:
-        raise UserError(f"environment: {error}") from error
+    except EnvironmentRefused as error:
+        raise UserError(f"environment.id: {error}") from error
 
 
 def _dataset_to_record(config: Config) -> Path | None:

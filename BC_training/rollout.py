@@ -355,7 +355,11 @@ def _in_this_process(
             if isinstance(result, Failure) and number + 1 < len(jobs):
                 # Whatever state it is in: the next fight gets a new one.
                 env.close()
-                env = make_env(env_id, policy.bundle, adapter)
+                try:
+                    env = make_env(env_id, policy.bundle, adapter)
+                except UserError as error:
+                    lost = f"{job.player}, seed {job.seed}: {result.reason}"
+                    raise UserError(f"{lost}; and after that: {error}") from error
     finally:
         env.close()
 

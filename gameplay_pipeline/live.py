@@ -3,8 +3,8 @@
     gymnasium.make("gameplay_pipeline.live:Margit-v0", host="192.168.0.7:50051")
 
 eldengym comes with the dependency group `eldengym`. The server runs beside the game on its Windows
-machine. Whatever ends a fight, every key that was pressed is let go of. Where this process is killed
-outright (SIGKILL), the next one does it.
+machine. Whatever ends a fight, every key that was pressed is let go of. Where this process is
+killed outright (SIGKILL), the next one does it.
 """
 
 import atexit
@@ -30,12 +30,16 @@ from gameplay_pipeline.environment import resize
 try:
     import eldengym
     import grpc
-    from pysiphon.generated import siphon_service_pb2, siphon_service_pb2_grpc
+    from pysiphon.generated import siphon_service_pb2
+    from pysiphon.generated import siphon_service_pb2_grpc as siphon
 except ImportError as error:
     raise ImportError(
         f"the live game's client is not installed ({error}); run the command with: "
         "uv run --group eldengym ..."
     ) from error
+
+messages: Any = siphon_service_pb2
+"""Its classes are made when it is imported, where no type checker sees them."""
 
 gymnasium.register("Margit-v0", entry_point=f"{__name__}:LiveGame", kwargs={"boss": "Margit-v0"})
 
@@ -111,6 +115,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.metadata = {**self.metadata, "render_fps": fps}
         self._host, self._size, self._tick_s = host, (width, height), 1 / fps
         self._max_seconds = max_seconds
+        self._closed = False
         self._down: set[str] = set()
         """Keys that may be down: from before a press is sent until a release is confirmed."""
         self._require_server()
@@ -194,9 +199,9 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
             return
         with _deaf():
             until = time.monotonic() + RELEASE_S
-            stub = siphon_service_pb2_grpc.SiphonServiceStub(self._client.channel)
+            stub = siphon.SiphonServiceStub(self._client.channel)
             for key in sorted(self._down):
-                request = siphon_service_pb2.InputKeyToggleRequest(key=key, toggle=False)
+                request = messages.InputKeyToggleRequest(key=key, toggle=False)
                 left = max(CALL_S, until - time.monotonic())
                 with contextlib.suppress(grpc.RpcError):
                     if stub.InputKeyToggle(request, timeout=left, wait_for_ready=True).success:
@@ -210,6 +215,9 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def close(self) -> None:
         """Lets go of the keys and of the server."""
+        if self._closed:
+            return
+        self._closed = True
         self.release()
         atexit.unregister(self.release)
         # The channel first: the thread that reads frames from it waits for the next one.
@@ -219,9 +227,9 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
     def _require_server(self) -> None:
         """Finds out in seconds whether the server is there; the client's own calls wait forever."""
         with grpc.insecure_channel(self._host) as channel:
-            stub = siphon_service_pb2_grpc.SiphonServiceStub(channel)
+            stub = siphon.SiphonServiceStub(channel)
             try:
-                stub.GetServerStatus(siphon_service_pb2.GetServerStatusRequest(), timeout=TAP_S)
+                stub.GetServerStatus(messages.GetServerStatusRequest(), timeout=TAP_S)
             except grpc.RpcError as error:
                 why = error.details() if isinstance(error, grpc.Call) else error
                 raise GameLost(
@@ -246,6 +254,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
     def _wait_for_fight(self) -> None:
         """Waits until there is a frame, every attribute was read, and both are alive."""
         until = time.monotonic() + BEGIN_S
+        self._client.get_latest_frame(self._game._stream_handle)  # of the menus
         while True:
             frame = self._next_frame()
             self._frame = self._frame if frame is None else frame

@@ -318,8 +318,22 @@ def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
         (("--training.batch_size", "100000"), "larger than the training split"),
         (("--dataset.train_ratio", "0.0"), "no episode is left to train on"),
         (("--training.checkpoint_dir", "README.md/run"), "README.md"),
-        (("--environment.id", "Nope-v0"), "environment.id: can't make Nope-v0"),
+        (
+            ("--environment.id", "Nope-v0", "--evaluation.rollout_episodes", "2"),
+            "environment.id: Nope-v0 can't be made",
+        ),
         (("--evaluation.rollout_episodes", "2"), "environment.id: missing"),
+        (
+            (
+                "--environment.id",
+                "boss_arena:BossArena-v0",
+                "--evaluation.rollout_episodes",
+                "2",
+                "--dataset.record_resolution",
+                "64",
+            ),
+            "dataset.record_resolution is '64', but must be WIDTHxHEIGHT",
+        ),
     ],
 )
 def test_mistakes_get_one_message_and_a_status(made, tmp_path, arguments, message):
