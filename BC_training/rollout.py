@@ -95,6 +95,7 @@ class Job(NamedTuple):
     player: str
     seed: int
     video: Path | None
+    instruction: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,7 @@ def fight(
     workers: int | None = None,
     baselines: bool = True,
     video: Path | None = None,
+    instruction: str | None = None,
 ) -> list[Fight]:
     """Has a checkpoint fight, beside the expert where there is one and players without a model.
 
@@ -151,13 +153,22 @@ def fight(
     folder = checkpoints.locate(checkpoint)
     bundle = checkpoints.read_bundle(folder)
     name = bundle.resolved_config().model.name
+    if instruction is not None:
+        if bundle.preprocess.instructions is None:
+            raise UserError(f"--instruction: {name} reads none")
+        bundle.preprocess.instructions.encode(instruction)  # refused before the fights, if at all
     env = make_env(env_id, bundle, adapter)
     with contextlib.closing(env):
         players = [name]
         if baselines:
             players += [each for each in BASELINES if each != "expert" or env.has_expert]
         jobs = [
-            Job(player, first_seed + number, video if player == name and not number else None)
+            Job(
+                player,
+                first_seed + number,
+                video if player == name and not number else None,
+                instruction,
+            )
             for player in players
             for number in range(episodes)
         ]
@@ -426,7 +437,7 @@ def _play(policy: Policy, env: Environment, job: Job) -> Fight:
     observation, info = env.reset(seed=job.seed)
     # Not the fight's own seed: the environment draws from that one.
     seed = int(np.random.SeedSequence([job.seed, 1]).generate_state(1)[0])
-    act = _player(policy, env, job.player, seed)
+    act = _player(policy, env, job, seed)
     expert = None
     if job.video is not None and env.has_expert:
         expert = env.make_expert(seed)
@@ -473,7 +484,8 @@ def _play(policy: Policy, env: Environment, job: Job) -> Fight:
     )
 
 
-def _player(policy: Policy, env: Environment, player: str, seed: int) -> Act:
+def _player(policy: Policy, env: Environment, job: Job, seed: int) -> Act:
+    player = job.player
     if player == "expert":
         expert = env.make_expert(seed)
         expert.reset()
@@ -486,7 +498,7 @@ def _player(policy: Policy, env: Environment, player: str, seed: int) -> Act:
         return lambda _: first
     if player == "nothing":
         return lambda _: np.zeros(len(env.action_names), bool)
-    policy.reset()
+    policy.reset(job.instruction)
     return policy.act
 
 
@@ -499,6 +511,7 @@ def rollout(
     workers: int | None = None,
     baselines: bool = True,
     video: Path | None = None,
+    instruction: str | None = None,
     adapter: AdapterFlag | None = None,
 ) -> int:
     """Fights of a checkpoint beside those of the expert, of random, of no and of held buttons.
@@ -514,6 +527,8 @@ def rollout(
             has the machine, and an accelerator if there is one, to itself: for true latencies.
         baselines: fights of players without a model besides.
         video: an .mp4 of the policy's first fight.
+        instruction: how to play, for models that read it; by default dataset.instruction, or else
+            the commonest one of the training split.
         adapter: what the environment doesn't say about itself, as JSON; by default the
             section `environment` of the checkpoint's configuration, if it names the same `env`.
     """
@@ -541,6 +556,7 @@ def rollout(
         workers=workers,
         baselines=baselines,
         video=video,
+        instruction=instruction,
     )
     return 0
 

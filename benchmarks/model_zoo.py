@@ -28,27 +28,33 @@ from gameplay_pipeline.record import record
 
 RESULTS = Path(__file__).parent / "results" / "model_zoo.json"
 ENV = "boss_arena:BossArena-v0"
-HEIGHT, WIDTH = 54, 96
+HEIGHT, WIDTH = 36, 64
 FIRST_SEED = 2_000_000
+DISTURBED = 0.15
+"""Share of the recorded ticks at which other buttons were pressed than the expert chose."""
 
 CONV = {"type": "conv", "features": [16, 32, 64], "depth": 0}
-ENCODER = {"backbone": CONV, "grid": [3, 4], "width": 128}
-WINDOW = {"ticks": 8, "stride": 3}
+ENCODER = {"backbone": CONV, "grid": [3, 4], "width": 128, "dropout_rate": 0.0}
+WINDOW = {"ticks": 8, "stride": 2}
+
+STATE = {**ENCODER, "state": True}
 
 MODELS: dict[str, dict[str, Any]] = {
     "pure_cnn": {
         "name": "pure_cnn", "conv_features": [16, 32, 64], "conv_depth": 0, "grid": [3, 4],
-        "dense_features": [128],
+        "dense_features": [128], "dropout_rate": 0.0,
     },
-    "state_vision": {"name": "state_vision", "encoder": {**ENCODER, "state": True}},
-    "temporal_lstm": {"name": "temporal_lstm", "encoder": ENCODER, "hidden": 128, **WINDOW},
-    "temporal_transformer": {"name": "temporal_transformer", "encoder": ENCODER, **WINDOW},
-    "temporal_transformer + state": {
-        "name": "temporal_transformer", "encoder": {**ENCODER, "state": True}, **WINDOW,
-    },
+    "state_vision": {"name": "state_vision", "encoder": STATE, "dropout_rate": 0.0},
     "vla": {
-        "name": "vla", "backbone": {"type": "patch", "size": 12, "width": 128}, "width": 128,
-        "layers": 3, "chunk": 4,
+        "name": "vla", "backbone": {"type": "patch", "size": 8, "width": 128}, "width": 128,
+        "layers": 3, "chunk": 4, "dropout_rate": 0.0,
+    },
+    "temporal_transformer": {
+        "name": "temporal_transformer", "encoder": ENCODER, "dropout_rate": 0.0, **WINDOW,
+    },
+    "temporal_lstm": {"name": "temporal_lstm", "encoder": ENCODER, "hidden": 128, **WINDOW},
+    "temporal_transformer + state": {
+        "name": "temporal_transformer", "encoder": STATE, "dropout_rate": 0.0, **WINDOW,
     },
     "resnet": {"name": "resnet"},
     "efficientnet": {"name": "efficientnet"},
@@ -62,7 +68,7 @@ class Job:
 
     only: tuple[str, ...] = ()
     """Rows to measure; all if none is named."""
-    recordings: int = 64
+    recordings: int = 96
     """Fights of the expert to learn from."""
     epochs: int = 1
     fights: int = 50
@@ -76,7 +82,7 @@ def recorded(job: Job) -> Path:
     path = job.folder / "arena.zarr"
     record(
         env=ENV, policy="expert", episodes=job.recordings, resolution=f"{WIDTH}x{HEIGHT}",
-        out=path, style="balanced",
+        out=path, style="balanced", disturb=DISTURBED,
     )  # fmt: skip
     return path
 
@@ -89,7 +95,7 @@ def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]
             "cache_dir": str(path.parent / "cache"), "residency": "cache",
         },
         "training": {
-            "num_epochs": epochs, "learning_rate": 1e-3, "checkpoint_dir": str(folder),
+            "num_epochs": epochs, "learning_rate": 2e-3, "checkpoint_dir": str(folder),
             "use_class_weights": False, "lr_schedule": {"warmup_epochs": 0.05},
         },
         "environment": {"id": ENV},
@@ -193,7 +199,8 @@ def main(job: Job) -> None:
         ordered = {key: rows[key] for key in (*MODELS, *rows) if key in rows}
         RESULTS.parent.mkdir(exist_ok=True)
         facts = {
-            "recordings": job.recordings, "frame": [HEIGHT, WIDTH], "batch": 32,
+            "recordings": job.recordings, "disturbed": DISTURBED, "epochs": job.epochs,
+            "frame": [HEIGHT, WIDTH], "batch": 32,
             "device": jax.devices()[0].device_kind,
         }  # fmt: skip
         RESULTS.write_text(json.dumps({**facts, "rows": ordered}, indent=2) + "\n")
