@@ -152,7 +152,7 @@ def act_ms(policy: Policy, ticks: int = 200) -> float:
 def baselines(folder: Path, job: Job) -> dict[str, Any]:
     """Expert, random buttons, no buttons, the previous buttons, in the same fights."""
     file = folder / "baselines.json"
-    if not file.exists():
+    if not file.exists() or json.loads(file.read_text())["summary"] is None:  # was cut off
         rollout.fight(folder, ENV, episodes=job.fights, first_seed=FIRST_SEED, json_file=file)
     summary = json.loads(file.read_text())["summary"]
     return {
