@@ -64,6 +64,7 @@ def _record_if_missing(config: Config) -> None:
             resolution=settings.record_resolution,
             out=unfinished,
             style=settings.record_style,
+            disturb=settings.record_disturb,
             adapter=rollout.adapter_of(config.environment),
         )
         unfinished.rename(path)

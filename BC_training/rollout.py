@@ -498,7 +498,7 @@ def _player(policy: Policy, env: Environment, job: Job, seed: int) -> Act:
         return lambda _: first
     if player == "nothing":
         return lambda _: np.zeros(len(env.action_names), bool)
-    policy.reset(job.instruction)
+    policy.reset(job.instruction, seed)
     return policy.act
 
 

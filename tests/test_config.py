@@ -172,7 +172,7 @@ def fields(schema: type[pydantic.BaseModel], section: str = ""):
                 yield section, name
 
 
-ALIASES = {"settings", "config", "self"}
+ALIASES = {"settings", "config", "self", "training"}
 """What code calls a section that it has taken out of the configuration."""
 
 

@@ -166,7 +166,7 @@ def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, t
         batch = validation.batch(np.array([sample]))
         logits = model(policy.bundle.preprocess(batch.observation)).logits
         if sample:
-            policy._pressed = made.actions[number][sample - 1]  # teacher forcing
+            policy.decision.pressed = made.actions[number][sample - 1]  # teacher forcing
         said = policy.probabilities(observation)
         assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
     assert sample == len(validation) - 1

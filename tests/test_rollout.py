@@ -85,11 +85,12 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
         *("--dataset.record_style", "mixed"),
         *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
         *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
-        *("--model.conv_features", "[4, 8]", "--model.dense_features", "[8]"),
         *("--evaluation.rollout_episodes", "2"),
     )
     # A recording that was interrupted is gone on with, not taken for the dataset.
-    record(ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording", style="mixed")
+    record(
+        ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording", style="mixed", disturb=0.15
+    )
     done = run(__main__.main, *arguments)
     assert done.status == 0, done.err
     assert len(Episodes(data)) == 3
@@ -97,7 +98,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     assert styles == ["balanced", "aggressive", "defensive"]
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
     fights = read(folder / "fights.json")
-    players = ["pure_cnn", "expert", "random", "nothing", "previous"]
+    players = ["state_vision", "expert", "random", "nothing", "previous"]
     assert list(fights["summary"]) == players
     assert [fight["seed"] for fight in fights["fights"]] == [1_000_000, 1_000_001] * 5
     assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
@@ -106,7 +107,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     # Buttons that are held went down once.
     assert fights["summary"]["previous"]["presses"]["mean"] < 1
     assert fights["summary"]["random"]["presses"]["mean"] > 20
-    assert fights["summary"]["pure_cnn"]["latency_ms"]["p50"] > 0
+    assert fights["summary"]["state_vision"]["latency_ms"]["p50"] > 0
 
     film = tmp_path / "fight.mp4"
     again = run(rollout.main, "--checkpoint", folder, "--episodes", "2", "--workers", "1",

@@ -61,6 +61,9 @@ class DatasetConfig(Section):
     record_style: str | None = None
     """Style in which the expert plays there, or mixed for all of the environment's in turn; each
     fight then holds an instruction. null: the expert as it is, without instructions."""
+    record_disturb: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the ticks there at which other buttons are pressed than the expert chose. Its choice
+    is recorded: how to get out of trouble that a clone gets into and the expert does not."""
 
     @pydantic.model_validator(mode="after")
     def _ratios(self) -> "DatasetConfig":
@@ -198,6 +201,17 @@ class EvaluationConfig(Section):
 class PlayConfig(Section):
     """How a checkpoint decides when it plays."""
 
+    rule: Literal["threshold", "sample"] = "threshold"
+    """threshold: press what is as probable as the action's threshold, which is calibrated on the
+    validation split. sample: press with the probability itself."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling: below 1 what is likely becomes likelier."""
+    hysteresis: float = Field(default=0.0, ge=0, lt=1)
+    """A button that is down stays so until its probability is this share below its threshold."""
+    min_hold: int = Field(default=1, ge=1)
+    """Ticks for which a button that went down stays down."""
+    min_release: int = Field(default=1, ge=1)
+    """Ticks for which a button that was let go of stays up."""
     chunk: Literal["replan", "ensemble"] = "replan"
     """When several ticks are predicted: press what is predicted for now, or the mean of all that
     was predicted for this tick until now."""

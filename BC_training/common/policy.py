@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from BC_training.common import checkpoint
 from BC_training.common.checkpoint import Bundle
+from BC_training.common.decision import Decision
 from BC_training.common.model import Model
 from BC_training.common.state import Moment, with_history
 from BC_training.common.types import Observation, Ticks, UserError
@@ -40,7 +41,7 @@ class Policy:
         """
         self.bundle = bundle
         config = bundle.resolved_config()
-        self._window, self._play = config.model.window(), config.play
+        self._window, self.play = config.model.window(), config.play
         self._instruction = config.dataset.instruction
         self._thresholds = np.array(bundle.thresholds)
         self._graph, self._state = nnx.split(model)
@@ -63,19 +64,20 @@ class Policy:
         """
         return cls(*checkpoint.load_model(checkpoint.locate(path)))
 
-    def reset(self, instruction: str | None = None) -> None:
+    def reset(self, instruction: str | None = None, seed: int = 0) -> None:
         """Forgets the fight so far. To be called before each fight.
 
         Args:
             instruction: how to play, for models that read it; by default dataset.instruction, or
                 else the commonest one of the training split.
+            seed: of the decisions, where play.rule draws them.
 
         Raises:
             UserError: the model reads no instruction, or none as long as this.
         """
         self._memory: Memory | None = None
         self._moment: Moment | None = None
-        self._pressed = np.zeros(len(self.bundle.spec.actions), bool)
+        self.decision = Decision(self.play, self._thresholds, seed)
         self.latest = np.zeros(len(self.bundle.spec.actions), np.float32)
         """Probabilities [A] of the last tick, to be shown."""
         self._tokens: Int[np.ndarray, "1 L"] | None = None
@@ -97,15 +99,13 @@ class Policy:
         Raises:
             UserError: the observation breaks the bundle's contract.
         """
-        self.probabilities(observation)
-        return self._pressed
+        return self.decision(self.probabilities(observation))
 
     def probabilities(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "A"]:
         """Probability of each button now; what `act` decides from. Advances the fight by a tick."""
         ticks = self._ticks(observation)
         probabilities, self._memory = self._tick(self._state, self._memory, ticks)
         result = np.asarray(probabilities)
-        self._pressed = result >= self._thresholds
         self.latest = result
         return result
 
@@ -131,7 +131,7 @@ class Policy:
         return Ticks(
             frames=frame[None, None],
             state=state,
-            past_actions=self._pressed[None, None] if self._window.past_actions else None,
+            past_actions=self.decision.pressed[None, None] if self._window.past_actions else None,
             instruction=self._tokens,
             valid=np.ones((1, 1), bool),
         )
@@ -139,7 +139,7 @@ class Policy:
     def _make_tick(self):
         graph, window, preprocess = self._graph, self._window, self.bundle.preprocess
         actions = len(self.bundle.spec.actions)
-        decay = self._play.ensemble_decay if self._play.chunk == "ensemble" else np.inf
+        decay = self.play.ensemble_decay if self.play.chunk == "ensemble" else np.inf
 
         def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, "Memory"]:
             model = nnx.merge(graph, state, copy=True)
