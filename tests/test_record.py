@@ -427,3 +427,28 @@ def test_what_is_recorded_is_a_dataset_to_the_trainer(tmp_path):
         assert episodes.state_names == toy_env.STATE
         frames = _play("tests.toy_env:Toy-v0", 1)[0]
         np.testing.assert_array_equal(episodes.read_frames(1, slice(None)), np.stack(frames))
+
+
+def test_a_disturbed_player_is_recorded_with_what_it_chose(tmp_path):
+    shares = []
+    for disturb in (0.0, 0.3):
+        out = tmp_path / f"{disturb}.zarr"
+        _record(out, env="tests.toy_env:Long-v0", episodes=2, disturb=disturb)
+        root: Any = zarr.open_group(out, mode="r")
+        assert root.attrs["source"].get("disturb") == (disturb or None)
+        for number in range(2):
+            group = root[f"episode_{number}"]
+            frames = np.moveaxis(group["frames"][:], 1, -1)
+            expert = toy_env.Expert(int(np.random.SeedSequence([number, 1]).generate_state(1)[0]))
+            expert.reset()
+            chosen = np.array([expert.act({"frame": frame}) for frame in frames], bool)
+            np.testing.assert_array_equal(group["actions"][:], chosen)
+            done = frames[1:, 0, 0] > 128  # the toy shows what was pressed a tick before
+            shares.append((done != chosen[:-1]).any(axis=1).mean())
+    assert shares[:2] == [0, 0]
+    assert all(0.12 < share < 0.35 for share in shares[2:])
+    assert shares[2] != shares[3]
+    with pytest.raises(RecordError, match=r"source.disturb: recorded with 0.3, asked for none"):
+        _record(out, env="tests.toy_env:Long-v0", episodes=3)
+    with pytest.raises(RecordError, match=r"disturb is 1, but must be at least 0 and below 1"):
+        _record(tmp_path / "new.zarr", disturb=1)

@@ -190,6 +190,10 @@ def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers
         ((), "--env: missing; the checkpoint's configuration names no environment"),
         (("--episodes", "0"), "--episodes: 0 is not at least 1"),
         (("--workers", "0"), "--workers: 0 is not at least 1"),
+        (
+            ("--env", "tests.toy_env:Toy-v0", "--instruction", "attack"),
+            "--instruction: pure_cnn reads none",
+        ),
         (("--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
         (("--env", ARENA, "--json", "nowhere/fights.json"), "--json: no folder nowhere"),
         (("--env", ARENA, "--video", "nowhere/fight.mp4"), "--video: no folder nowhere"),
