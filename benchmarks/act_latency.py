@@ -1,0 +1,123 @@
+"""How long a policy thinks: act() from a raw 288x512 frame to buttons, for every model.
+
+    uv run python -m benchmarks.act_latency [--ticks 300]
+
+Models are untrained and have the sizes of their defaults; latency does not depend on what was
+learned. For models that remember, the cost of the encoder alone is measured besides: a window of
+one tick. Prints a table and writes benchmarks/results/act_latency-<device>.json.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from flax import nnx
+
+from BC_training import models
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import config as configs
+from BC_training.common import console, instruction, state
+from BC_training.common.checkpoint import Bundle
+from BC_training.common.policy import Policy
+from BC_training.common.preprocess import Preprocess
+from BC_training.common.types import DataSpec, FrameContract
+from boss_arena.attributes import ACTIONS, ATTRIBUTES
+
+RESULTS = Path(__file__).parent / "results"
+TICKS = 32
+"""Of the window of models that remember."""
+
+
+def policy_of(raw_model: dict[str, Any]) -> Policy:
+    """An untrained policy for the arena's frames and attributes."""
+    config = configs.validate({"dataset": {"path": "none"}, "model": raw_model}, "benchmark")
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 50, (2000, len(ATTRIBUTES))).astype(np.float32)
+    window = config.model.window()
+    fitted = Preprocess(
+        frame_mean=(0.5,) * 3,
+        frame_std=(0.2,) * 3,
+        state=state.fit_schema(ATTRIBUTES, state.with_history(values, None)[0]),
+        instructions=instruction.fit(["attack whenever you can"], 16)
+        if window.instruction
+        else None,
+    )
+    spec = DataSpec(
+        actions=ACTIONS,
+        state=ATTRIBUTES,
+        frame=FrameContract(
+            height=288, width=512, channels=3, color_order="RGB", resize="none", fps=17.0
+        ),
+        features=fitted.features(),
+    )
+    bundle = Bundle(
+        format=checkpoints.FORMAT,
+        config=config.model_dump(mode="json"),
+        spec=spec,
+        preprocess=fitted,
+        thresholds=(0.5,) * len(ACTIONS),
+        step=0,
+        epoch=0,
+        metrics=None,
+        versions={},
+    )
+    create = jax.jit(lambda: nnx.split(checkpoints.create_model(config, spec))[1])
+    graph = nnx.split(nnx.eval_shape(lambda: checkpoints.create_model(config, spec)))[0]
+    return Policy(bundle, nnx.merge(graph, create()))
+
+
+def measure(policy: Policy, ticks: int) -> dict[str, float]:
+    """Milliseconds of act()."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (8, 288, 512, 3), np.uint8)
+    times = []
+    for tick in range(ticks):
+        observation = {**dict.fromkeys(ATTRIBUTES, float(tick % 50)), "frame": frames[tick % 8]}
+        began = time.perf_counter()
+        policy.act(observation)
+        times.append(1000 * (time.perf_counter() - began))
+    values = np.percentile(times, [50, 95, 99])
+    return {name: float(value) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
+
+
+def main(ticks: int = 300) -> None:
+    """Measures every model.
+
+    Args:
+        ticks: of each.
+    """
+    rows: dict[str, Any] = {}
+    for name in models.available():
+        remembers = "ticks" in models.load(name).Config.model_fields
+        raw = {"name": name, **({"ticks": TICKS} if remembers else {})}
+        policy = policy_of(raw)
+        row: dict[str, Any] = {"ticks": TICKS if remembers else 1, **measure(policy, ticks)}
+        if remembers:
+            # Side by side, so that a busy machine slows both alike.
+            alone = policy_of({**raw, "ticks": 1})
+            pairs = [(measure(policy, 40), measure(alone, 40)) for _ in range(5)]
+            row["against_encoder"] = float(np.median([a["p50"] / b["p50"] for a, b in pairs]))
+        rows[name] = row
+        print(name, row, flush=True)
+    table = console.make_table(f"act(), 288x512, {ticks} ticks, {jax.devices()[0].device_kind}, ms")
+    table.add_column("model")
+    for head in ("window", "p50", "p95", "p99", "against its encoder"):
+        table.add_column(head, justify="right")
+    for name, row in rows.items():
+        ratio = f"{row['against_encoder']:.2f}" if "against_encoder" in row else ""
+        figures = [f"{row[key]:.2f}" for key in ("p50", "p95", "p99")]
+        table.add_row(name, str(row["ticks"]), *figures, ratio)
+    console.make_console().print(table)
+    device = jax.devices()[0].device_kind.lower().replace(" ", "-")
+    file = RESULTS / f"act_latency-{device}.json"
+    file.write_text(
+        json.dumps({"frame": [288, 512], "ticks": ticks, "rows": rows}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
