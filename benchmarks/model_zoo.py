@@ -107,11 +107,7 @@ def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]
 
 def measure(config: configs.Config, job: Job) -> dict[str, Any]:
     """Trains, then fights."""
-    folder = config.run_dir()
-    if not list(folder.glob("[0-9]*")):
-        began = time.monotonic()
-        train.train(config)
-        (folder / "seconds.json").write_text(json.dumps(time.monotonic() - began))
+    folder = train.train(config, resume=config.run_dir().exists())
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
     assert bundle.metrics is not None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -125,7 +121,6 @@ def measure(config: configs.Config, job: Job) -> dict[str, Any]:
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
         "steps": bundle.step,
-        "train_seconds": json.loads((folder / "seconds.json").read_text()),
         "train_frames_per_second": float(np.median(speeds)),
         "act_ms": act_ms(Policy.load(folder)),
         "exact_match": bundle.metrics["exact_match"],
