@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from rich.table import Table
 
+from BC_training import diagnosis
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console, metrics, optim
 from BC_training.common.config import Config
@@ -157,6 +158,7 @@ def evaluate(
     dataset: str | None = None,
     split: Literal["train", "val", "test"] = "val",
     json: Path | None = None,
+    diagnose: Path | None = None,
 ) -> int:
     """Scores a checkpoint on a split of a dataset.
 
@@ -165,6 +167,8 @@ def evaluate(
         dataset: another dataset than the one it was trained on, split alike.
         split: which of the three to score on.
         json: also write the figures there.
+        diagnose: also tell what the checkpoint goes by and where it errs, with pictures of its
+            worst misses in this folder.
     """
     folder = checkpoints.locate(checkpoint)
     bundle, model = checkpoints.load_model(folder)
@@ -183,6 +187,8 @@ def evaluate(
     out.print(f"{folder}, epoch {bundle.epoch}, on {split} of {data.episodes.path}")
     out.print(summary_table(rows, f"{len(chosen):,} ticks, loss {figures['loss']:.4f}"))
     out.print(action_table(figures, config.model.name))
+    if diagnose is not None:
+        diagnosis.diagnose(bundle, model, data, split, diagnose)
     if json is not None:
         json.write_text(json_format.dumps(rows, indent=2) + "\n")
     return 0

@@ -27,6 +27,7 @@ LAYERS = (
     {"analysis.statistics", "analysis.advice"},
     {"analysis.reaction"},
     {"analysis.page"},
+    {"diagnosis"},
     {"evaluate", "rollout", "analyze_dataset"},
     {"train"},
     {"__main__"},
