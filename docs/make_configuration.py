@@ -76,7 +76,7 @@ def _models() -> list[str]:
         for schema in left:
             kind = schema.model_fields.get("type")
             about = kind.description if kind else schema.__doc__
-            rows = _part("", schema, [key for key in schema.model_fields if key != "type"], parts)
+            rows = _part("", schema, list(schema.model_fields), parts)
             tables.append(_table(f"### {schema.__name__}", about, rows))
     rows = _part("model.", ModelConfig, list(ModelConfig.model_fields), {})
     shared = _table(

@@ -1,6 +1,7 @@
 """The set-up of a fresh machine: what it chooses, what it refuses, and the whole of it."""
 
 import hashlib
+import netrc
 import os
 import shutil
 import subprocess
@@ -367,7 +368,9 @@ def test_a_bare_machine_trains_twice(machine, tmp_path, serve):
         assert words in first.stdout
     assert kind.asked == ["all", f"bytes={archive.stat().st_size // 2}-"]
     assert (folder / "dataset" / archive.name).read_bytes() == archive.read_bytes()
-    assert "k" * 40 in (machine.home / ".netrc").read_text()
+    key = netrc.netrc(machine.home / ".netrc").authenticators("api.wandb.ai")
+    assert key is not None
+    assert key[2] == "k" * 40
     assert "k" * 40 not in first.stdout + first.stderr
 
     again = machine.run(f"bash {folder}/BC_training/setup_pod.sh", **variables, **with_data)
@@ -375,6 +378,9 @@ def test_a_bare_machine_trains_twice(machine, tmp_path, serve):
     for words in ("installing uv", "cloning", "downloading"):
         assert words not in again.stdout
     assert "the dataset is there" in again.stdout
+    refused = machine.run(f"bash {folder}/BC_training/setup_pod.sh", **variables, WANDB_API_KEY="k")
+    assert refused.returncode == 1
+    assert "WANDB_API_KEY is refused: wandb.errors" in refused.stderr
     assert len(kind.asked) == 2
     assert not [path for path in folder.iterdir() if path.name in ("checkpoints", "wandb")]
 
