@@ -18,6 +18,8 @@
 #   WANDB_API_KEY   for Weights & Biases; without one, runs stay on this machine
 #   UV_INSTALLER    where uv's installer is, if not at astral.sh
 set -euo pipefail
+# A machine that runs this while it starts may not have set it.
+export HOME=${HOME:-$(cd ~ && pwd)}
 
 ATTEMPTS=${ATTEMPTS:-5} # of a download, without getting any further
 
@@ -85,6 +87,7 @@ require_git() {
 get_project() {
     local url=${REPO_URL:-https://github.com/OWNER/project-ranni.git} revision=${REVISION:-}
     export GIT_TERMINAL_PROMPT=0
+    export GIT_SSH_COMMAND=${GIT_SSH_COMMAND:-ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new}
     if [[ $url == */OWNER/* ]]; then
         fail "REPO_URL is not set." "Set it to the address of the project or of your fork of it."
     fi
@@ -125,7 +128,7 @@ install_uv() {
     say "installing uv"
     # Two ways, for many a machine reaches only one of the two hosts.
     if curl -fsSL --retry 3 "$installer" -o "$WORK/uv.sh" &&
-        UV_INSTALL_DIR=$HOME/.local/bin sh "$WORK/uv.sh" </dev/null; then
+        UV_INSTALL_DIR=$HOME/.local/bin sh "$WORK/uv.sh"; then
         return
     elif python3 -m pip install --quiet --disable-pip-version-check --target "$own" --upgrade uv; then
         mkdir -p "$HOME/.local/bin"
@@ -184,7 +187,7 @@ download() {
         fi
         status=0
         words=$(curl -fsSL --connect-timeout 30 --speed-limit 1024 --speed-time 60 \
-            --continue-at - --output "$partial" "$DATASET_URL" 2>&1 </dev/null) || status=$?
+            --continue-at - --output "$partial" "$DATASET_URL" 2>&1) || status=$?
         case "$status $words" in
             # What is there is no part of what the URL leads to, or the server can't go on from it.
             33* | 36* | 22*416) rm -f "$partial" ;;
@@ -239,7 +242,7 @@ wbauth.write_netrc_auth(host=host, api_key=key)
         "Copy it again from the settings of your account, or leave it out."
 }
 
-python_in_project() { uv run --no-sync python "$@" </dev/null; }
+python_in_project() { uv run --no-sync python "$@"; }
 
 # JAX must see the device that the packages are for, and train on it.
 check() {
@@ -275,9 +278,15 @@ train_a_little() {
     fi
     local episodes
     # Joined by &&, for where a function's failure is handled, bash goes on after each command's.
-    episodes=$(python_in_project -c \
-        'import sys; from gameplay_pipeline.reader import Reader
-print(",".join(name.removeprefix("episode_") for name in Reader(sys.argv[1]).names()[:2]))' "$DATASET") &&
+    episodes=$(python_in_project -c '
+import sys
+from gameplay_pipeline.reader import Reader
+try:
+    names = Reader(sys.argv[1]).names()[:2]
+except Exception as error:
+    sys.exit(f"error: {error}")
+print(",".join(name.removeprefix("episode_") for name in names))
+' "$DATASET") &&
         python_in_project -m gameplay_pipeline.repack "$DATASET" "$WORK/data.zarr" \
             --episodes "$episodes" --every 16 &&
         python_in_project -m BC_training --config configs/pure_cnn.yaml "${run[@]}" \
@@ -332,5 +341,6 @@ main() {
     print_next
 }
 
-# Only now, when all of it has arrived; and not where a test reads the functions.
-if ! (return 0 2>/dev/null); then main; fi
+# Only now, when all of it has arrived; and not where a test reads the functions. What runs in it gets
+# no input: that may be this script.
+if ! (return 0 2>/dev/null); then main </dev/null; fi

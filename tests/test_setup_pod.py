@@ -3,6 +3,7 @@
 import hashlib
 import netrc
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,11 @@ TOOLS = (
 TRUST = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "PIP_CERT", "HTTPS_PROXY", "https_proxy")
 
 
+pytestmark = pytest.mark.skipif(
+    any(shutil.which(tool) is None for tool in TOOLS), reason="needs what a bare image has"
+)
+
+
 class Machine:
     """A bare one: an empty home, and nothing on PATH but what an image has."""
 
@@ -31,9 +37,7 @@ class Machine:
         self.home.mkdir()
         self.bin.mkdir()
         for tool in TOOLS:
-            found = shutil.which(tool)
-            assert found is not None, tool
-            (self.bin / tool).symlink_to(found)
+            (self.bin / tool).symlink_to(str(shutil.which(tool)))
 
     def put(self, tool: str, script: str) -> None:
         """A command that is a few lines of shell."""
@@ -299,15 +303,45 @@ def test_a_wrong_checksum_is_refused_and_the_file_not_used(machine, data, serve)
     assert "but DATASET_SHA256 is 000" in again.stderr
 
 
-def test_uv_comes_from_its_installer_and_nothing_needs_the_keyboard(machine, tmp_path):
+def test_uv_comes_from_its_installer_and_nothing_reads_the_scripts_own_lines(machine, tmp_path):
     installer = tmp_path / "install.sh"
     installer.write_text(
-        'mkdir -p "$UV_INSTALL_DIR" && ln -s "$(command -v tr)" "$UV_INSTALL_DIR/uv"\n'
-        'read -r answer && echo "asked for $answer"; exit 0\n'
+        'mkdir -p "$UV_INSTALL_DIR" && ln -s "$(command -v cat)" "$UV_INSTALL_DIR/uv"\n'
+        'read -r answer && echo "was told $answer"; exit 0\n'
     )
-    done = machine.call("install_uv <<<yes; command -v uv", UV_INSTALLER=f"file://{installer}")
-    assert done.stdout.splitlines()[-1] == str(machine.home / ".local/bin/uv"), done.stderr
-    assert "asked" not in done.stdout
+    done = machine.run(
+        f"cat {SCRIPT} | bash", EXTRA="cpu", UV_INSTALLER=f"file://{installer}",
+        REPO_URL=repository(tmp_path, whole=False),
+    )  # fmt: skip
+    assert (machine.home / ".local" / "bin" / "uv").is_symlink()
+    assert "was told" not in done.stdout
+    # `cat sync --locked` fails, which shows that it was this uv.
+    assert done.returncode == 1
+    assert "the packages can't be installed; uv says why above" in done.stderr
+
+
+def test_a_machine_that_has_set_no_home_has_one(machine):
+    done = machine.run(f"unset HOME; source {SCRIPT}; echo $HOME")
+    assert done.stdout.strip() == pwd.getpwuid(os.getuid()).pw_dir
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
+@pytest.mark.parametrize(
+    ("extra", "content", "words"),
+    [
+        ("cuda12", None, "JAX does not see the device: "),
+        ("cpu", b"no zip", "bad.zip: neither a folder nor a whole .zip"),
+    ],
+)
+def test_a_device_or_a_dataset_that_does_not_do_is_named(machine, extra, content, words):
+    (machine.bin / "uv").symlink_to(os.environ.get("UV") or str(shutil.which("uv")))
+    bad = machine.home / "bad.zip"
+    if content is not None:
+        bad.write_bytes(content)
+    done = machine.call("check", cwd=ROOT, EXTRA=extra, DATASET="" if content is None else str(bad))
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_way_to_install_uv_is_said(machine):
