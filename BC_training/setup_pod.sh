@@ -114,7 +114,7 @@ get_project() {
     fi
     [ -z "$revision" ] || git -C "$FOLDER" checkout --quiet "$revision" || fail \
         "$url has no branch, tag or commit $revision." "Correct REVISION."
-    if git -C "$FOLDER" rev-parse --quiet --verify '@{upstream}' >/dev/null; then
+    if git -C "$FOLDER" rev-parse --quiet --verify '@{upstream}' >/dev/null 2>&1; then
         git -C "$FOLDER" merge --quiet --ff-only '@{upstream}' || fail \
             "$FOLDER has commits that $url lacks." \
             "Push or rebase them, or set FOLDER to another place."
@@ -159,8 +159,15 @@ sync_packages() {
 
 # The size of what a URL leads to, or nothing where the server does not say.
 remote_size() {
-    curl -fsIL --connect-timeout 30 "$1" 2>/dev/null | tr -d '\r' |
-        { grep -i '^content-length:' || true; } | tail -n 1 | cut -d ' ' -f 2
+    local headers line size=
+    headers=$(curl -fsIL --connect-timeout 30 "$1" 2>/dev/null) || return 0
+    while read -r line; do
+        case ${line,,} in
+            http/*) size= ;; # what came before was a redirection
+            content-length:*) size=${line##*[!0-9]} ;;
+        esac
+    done <<<"${headers//$'\r'/}"
+    echo "$size"
 }
 
 # Downloads DATASET_URL to $DATASET; a part that is there already is gone on from.
@@ -171,7 +178,7 @@ download() {
         check_sum "$DATASET"
         return
     fi
-    size=$(remote_size "$DATASET_URL") || size=
+    size=$(remote_size "$DATASET_URL")
     have=$(size_of "$partial")
     # More than there is: a part of something else.
     if [ -n "$size" ] && [ "$have" -gt "$size" ]; then rm "$partial" && have=0; fi
@@ -246,12 +253,10 @@ python_in_project() { uv run --no-sync python "$@"; }
 
 # JAX must see the device that the packages are for, and train on it.
 check() {
-    case $EXTRA in
-        cuda*) export JAX_PLATFORMS=cuda ;;
-        tpu) export JAX_PLATFORMS=tpu ;;
-    esac
+    # Named, a device that does not work is an error instead of a reason to take the CPU.
+    local platform=${EXTRA%1[0-9]}
     say "checking that JAX sees the device, and trains"
-    python_in_project -c 'import jax; print("JAX", jax.__version__, "on", jax.devices()[0].device_kind)' \
+    JAX_PLATFORMS=$platform python_in_project -c 'import jax; print("JAX", jax.__version__, "on", jax.devices()[0].device_kind)' \
         2>"$WORK/log" || fail "JAX does not see the device: $(tail -n 1 "$WORK/log")" \
         "Is LD_LIBRARY_PATH set? Then unset it. Is another process using the device? (nvidia-smi)" \
         "To go on without it: EXTRA=cpu"
@@ -297,13 +302,13 @@ print(",".join(name.removeprefix("episode_") for name in names))
 print_next() {
     local with='' on='--config configs/demo.yaml' path=''
     [ "$EXTRA" = cpu ] || with=" --extra $EXTRA"
-    [ -z "$DATASET" ] || on="--config configs/pure_cnn.yaml --dataset.path $DATASET"
+    [ -z "$DATASET" ] || on="--config configs/pure_cnn.yaml --dataset.path $(printf %q "$DATASET")"
     [ -z "${WANDB_API_KEY:-}" ] || on+=" --logging.use_wandb true"
     # shellcheck disable=SC2016 # it is to be expanded where it is pasted
     [ "$UV_WAS_THERE" = yes ] || path='export PATH="$HOME/.local/bin:$PATH" && '
     say "ready. Next:"
     echo
-    echo "    ${path}cd $FOLDER && uv run$with -m BC_training $on"
+    echo "    ${path}cd $(printf %q "$FOLDER") && uv run$with -m BC_training $on"
     echo
 }
 

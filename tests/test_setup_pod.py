@@ -17,8 +17,8 @@ from tests.web import Ranged, Whole
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "BC_training" / "setup_pod.sh"
 TOOLS = (
-    "bash", "sh", "cat", "curl", "cut", "df", "dirname", "env", "git", "grep", "head", "id", "ln",
-    "mkdir", "mktemp", "mv", "rm", "sha256sum", "sleep", "sort", "stat", "tail", "tr", "uname",
+    "bash", "sh", "cat", "curl", "cut", "df", "dirname", "env", "git", "head", "id", "ln",
+    "mkdir", "mktemp", "mv", "rm", "sha256sum", "sleep", "sort", "stat", "tail", "uname",
 )  # fmt: skip
 """What a bare image has, besides Python; git is what the script would install."""
 TRUST = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "PIP_CERT", "HTTPS_PROXY", "https_proxy")
@@ -197,6 +197,16 @@ def test_a_clone_follows_its_origin_unless_somebody_works_in_it(machine, tmp_pat
     assert done.returncode == 0
     assert "changes that are not committed" in done.stdout
     assert (clone / "README.md").read_text() == "my own"
+    git(clone, "checkout", "--quiet", ".")
+    for revision, text in (("HEAD~1", "newer"), ("v1", "newer"), ("main", "newest")):
+        git(source, "tag", "--force", "v1", "HEAD~1")
+        if revision.startswith("HEAD"):
+            revision = subprocess.check_output(
+                ["git", "rev-parse", revision], cwd=source, text=True
+            ).strip()
+        done = machine.call(update, REPO_URL=url, REVISION=revision)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (clone / "README.md").read_text() == text
 
 
 class Breaking(Ranged):
@@ -272,6 +282,29 @@ def test_what_is_there_already_is_used_or_replaced(machine, data, serve, kind, t
     done = download(machine, f"{host}/data.zip")
     assert done.returncode == 0, done.stderr
     assert (machine.home / "got.zip").read_bytes() == whole
+
+
+class Redirecting(Breaking):
+    """Says what is moved in no bytes, and of what is there not how many it has."""
+
+    def do_HEAD(self) -> None:  # noqa: N802
+        self.send_response(302 if "moved" in self.path else 200)
+        if "moved" in self.path:
+            self.send_header("Location", "/data.zip")
+            self.send_header("Content-Length", "0")
+        else:
+            self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+
+
+def test_the_size_of_a_redirection_is_not_that_of_the_dataset(machine, data, serve):
+    (machine.home / "got.zip.partial").write_bytes(data.read_bytes()[:300_000])
+    (data.parent / "moved.zip").write_bytes(data.read_bytes())
+    kind = type("Moved", (Redirecting,), {"asked": [], "left": 0})
+    done = download(machine, f"{serve(kind)}/moved.zip")
+    assert done.returncode == 0, done.stderr
+    assert kind.asked == ["bytes=300000-"]
+    assert (machine.home / "got.zip").read_bytes() == data.read_bytes()
 
 
 def test_a_server_without_ranges_that_always_breaks_off_ends(machine, data, serve):
