@@ -13,7 +13,7 @@ import yaml
 
 from BC_training import models
 from BC_training.common import config as configs
-from docs import make_configuration
+from docs import make_configuration, make_results
 from tests.made_data import make_dataset
 
 ROOT = Path(__file__).parent.parent
@@ -140,3 +140,8 @@ def test_citation_and_changelog_are_of_this_version():
     assert citation["license"] == project["license"]
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_results_page_holds_what_was_measured():
+    written = (ROOT / "docs" / "results.md").read_text()
+    assert written == make_results.page(), "run: uv run python docs/make_results.py"

@@ -1,0 +1,111 @@
+"""Writes docs/results.md from benchmarks/results/.
+
+uv run python docs/make_results.py
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+ZOO = """# Results
+
+Every figure here was measured by a command that is named, on the machine that is named; none is
+meant to hold elsewhere. Written by `docs/make_results.py` from `benchmarks/results/`.
+
+## Models in fights
+
+`uv run python -m benchmarks.model_zoo` records {recordings} fights of the arena's expert at
+{height}x{width} (at {disturbed:.0f} percent of the ticks other buttons are pressed than it chose,
+`--disturb`), trains each model for the same number of steps (batches of {batch}) on the same split,
+and has it fight the same {fights} seeds. Models are small ones, made for two CPU cores ({device}),
+and get one pass over the recordings. Frames a second are those of training; in brackets are 95
+percent intervals: Wilson's for fights won, a bootstrap for health.
+
+"""
+ZOO_READ = """
+Exact match ranks repeating the previous action above every model, and it never wins: look at onset
+F1 (was a button pressed when the player pressed it, within two ticks), and at fights.
+
+"""
+INSTRUCTIONS = """## A policy that is told how to play
+
+`uv run python -m benchmarks.instructions` records {recordings} fights in the expert's four styles,
+each with an instruction, trains the vla on them ({epochs} passes), and has it fight the same
+{fights} seeds under one instruction of each style, beside the expert in that style.
+
+"""
+ABLATION = """## One change at a time
+
+`uv run python -m benchmarks.ablation`: the temporal transformer, {recordings} recorded fights, one
+pass.
+
+"""
+
+
+def interval(cell: dict[str, float], scale: float = 100, digits: int = 0) -> str:
+    """A mean and its interval."""
+    return "{:.{d}f} [{:.{d}f}, {:.{d}f}]".format(
+        *(scale * cell[key] for key in ("mean", "low", "high")), d=digits
+    )
+
+
+def models(rows: dict[str, Any]) -> str:
+    """Models and players without one, a row each."""
+    lines = [
+        "| | parameters | frames/s | act ms | exact match | macro F1 | onset F1 | won % "
+        "| boss health removed % |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = ["-"] * 6
+        if "parameters" in row:
+            cells = [f"{row['parameters']:,}", f"{row['train_frames_per_second']:,.0f}"]
+            cells += [f"{row['act_ms']:.2f}"]
+            cells += [f"{row[key]:.3f}" for key in ("exact_match", "macro_f1", "onset_f1")]
+        cells += [interval(row["won"]), interval(row["boss_health_removed"])]
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def told(rows: dict[str, Any]) -> str:
+    """How a policy and the expert played under each instruction."""
+    lines = [
+        "| told | player | won % | attacks/s | dodges/s | distance kept, m |",
+        "|---|---|---|---|---|---|",
+    ]
+    for style, row in rows.items():
+        for player in ("vla", "expert"):
+            found = row[player]
+            cells = [interval(found["won"])]
+            cells += [interval(found[key], 1, 2) for key in ("attacks", "dodges", "distance")]
+            lines.append(
+                f"| {row['instruction']} ({style}) | {player} | " + " | ".join(cells) + " |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def page() -> str:
+    """The whole page, of what has been measured."""
+    found = {
+        name: json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("model_zoo", "instructions", "ablation")
+        if (RESULTS / f"{name}.json").exists()
+    }
+    text = ""
+    if zoo := found.get("model_zoo"):
+        height, width = zoo["frame"]
+        fights = max(row["fights"] for row in zoo["rows"].values())
+        facts = {**zoo, "disturbed": 100 * zoo["disturbed"], "height": height, "width": width}
+        text += ZOO.format(**facts, fights=fights) + models(zoo["rows"]) + ZOO_READ
+    if instructions := found.get("instructions"):
+        text += INSTRUCTIONS.format(**instructions) + told(instructions["rows"]) + "\n"
+    if ablation := found.get("ablation"):
+        text += ABLATION.format(**ablation) + models(ablation["rows"])
+    return text.rstrip("\n") + "\n"
+
+
+if __name__ == "__main__":
+    (HERE / "results.md").write_text(page())
