@@ -419,11 +419,12 @@ class Trainer:
         is the best."""
         if self.config.evaluation.rollout_every_n_epochs and len(self.val_set):
             correlations, count = ranking.correlate(log.history())
-            console.make_console().print(ranking.table(correlations, count))
+            if count > 1:
+                console.make_console().print(ranking.table(correlations, count))
             if count < ranking.FEWEST:
                 warnings.warn(
-                    f"{count} checkpoints fought: with fewer than {ranking.FEWEST}, chance alone "
-                    "often ranks them alike",
+                    f"{count} checkpoints fought: with fewer than {ranking.FEWEST}, chance ranks "
+                    "them alike",
                     stacklevel=2,
                 )
             log.conclude(_flat({"rank_correlation": correlations}, separator="/"))
