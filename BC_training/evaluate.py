@@ -159,6 +159,7 @@ def evaluate(
     split: Literal["train", "val", "test"] = "val",
     json: Path | None = None,
     diagnose: Path | None = None,
+    timeline: Path | None = None,
 ) -> int:
     """Scores a checkpoint on a split of a dataset.
 
@@ -169,7 +170,11 @@ def evaluate(
         json: also write the figures there.
         diagnose: also tell what the checkpoint goes by and where it errs, with pictures of its
             worst misses in this folder.
+        timeline: also draw the true and the predicted buttons of the split's first episode there,
+            as .png, .svg or .pdf.
     """
+    if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
     folder = checkpoints.locate(checkpoint)
     bundle, model = checkpoints.load_model(folder)
     config = bundle.resolved_config()
@@ -180,7 +185,8 @@ def evaluate(
         raise UserError(f"{data.episodes.path}: the {split} split has no episode")
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     step = make_eval_step(graph, bundle.preprocess, optim.objective(config.training, train.actions))
-    figures = score(predict(step, params, rest, chosen, config), chosen, data.spec, config)
+    predictions = predict(step, params, rest, chosen, config)
+    figures = score(predictions, chosen, data.spec, config)
     others = baselines(train, chosen, data.spec, config)
     rows = {config.model.name: figures} | {name: row.as_dict() for name, row in others.items()}
     out = console.make_console()
@@ -191,6 +197,17 @@ def evaluate(
         diagnosis.diagnose(bundle, model, data, split, diagnose)
     if json is not None:
         json.write_text(json_format.dumps(rows, indent=2) + "\n")
+    if timeline is not None:
+        from BC_training.common import charts  # takes a second, so only where it is wanted
+
+        first = chosen.episode == 0
+        charts.timeline(
+            predictions.probabilities[first],
+            chosen.actions[first],
+            names=data.spec.actions,
+            thresholds=np.array(bundle.thresholds),
+            fps=data.spec.frame.fps,
+        ).savefig(timeline)
     return 0
 
 

@@ -138,13 +138,15 @@ def fight(
     baselines: bool = True,
     video: Path | None = None,
     instruction: str | None = None,
+    aside: bool = False,
 ) -> list[Fight]:
     """Has a checkpoint fight, beside the expert where there is one and players without a model.
 
     Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
     soon as it is over, whatever stops the others. Fights run side by side in `workers` processes on
     the CPU (by default one per usable core), or with one worker in this process, on its device; the
-    outcome does not depend on how many, latencies do.
+    outcome does not depend on how many, latencies do. `aside`, of a run that goes on: never in this
+    process, and without a word.
 
     Raises:
         UserError: the environment can't be made, breaks the checkpoint's contract, or failed in
@@ -175,7 +177,7 @@ def fight(
         if workers is not None and workers > 1 and not env.parallel:
             raise UserError(f"--workers {workers}: there is one {env_id} only")
         workers = min(workers or usable_cores(), len(jobs)) if env.parallel else 1
-        if workers == 1:
+        if workers == 1 and not aside:
             results = _in_this_process(folder, env_id, adapter, jobs, env)
         else:
             env.close()
@@ -194,7 +196,10 @@ def fight(
             if fights:
                 order = {job[:2]: place for place, job in enumerate(jobs)}
                 fights.sort(key=lambda fight: order[fight.player, fight.seed])
-                _report(json_file, fights, failures)
+                summary = summarize(fights)
+                _keep(json_file, fights, failures, summary)
+                if not aside:
+                    _report(json_file, summary)
     if failures:
         raise UserError(
             f"{env_id} failed in {len(failures)} of {len(jobs)} fights:\n"
@@ -295,10 +300,6 @@ def bootstrap(values: Sequence[float]) -> Interval:
 def fight_tables(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     """The summary as two tables: how the fights went, and how they were played."""
 
-    def cell(interval: Mapping[str, float], scale: float, digits: int) -> str:
-        mean, low, high = (f"{scale * interval[k]:.{digits}f}" for k in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
-
     columns = {
         "won": ("won %", 100.0, 0),
         "boss_health_removed": ("boss health removed %", 100.0, 1),
@@ -316,17 +317,40 @@ def fight_tables(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     for title in ("presses/s", "act ms p50", "p95", "p99", "ticks too late %"):
         play.add_column(title, justify="right")
     for player, row in summary.items():
-        cells = ["-" if row[key] is None else cell(row[key], *columns[key][1:]) for key in known]
+        cells = ["-" if row[key] is None else _cell(row[key], *columns[key][1:]) for key in known]
         outcome.add_row(player, str(row["fights"]), *cells)
         latency = [f"{value:.2f}" for value in row["latency_ms"].values()]
         late = f"{100 * row['late']:.1f}"
-        play.add_row(player, cell(row["presses"], 1.0, 2), *latency, late)
+        play.add_row(player, _cell(row["presses"], 1.0, 2), *latency, late)
     return [outcome, play]
 
 
-def _report(json_file: Path, fights: Sequence[Fight], failures: Sequence[Failure]) -> None:
-    """Prints the tables and writes every fight and the summary as JSON."""
-    summary = summarize(fights)
+def means(row: Mapping[str, Any]) -> dict[str, float | None]:
+    """A row of `summarize` without its intervals, as a checkpoint keeps it."""
+    keys = ("won", "boss_health_removed", "seconds", "reward", "presses")
+    known = {key: None if row[key] is None else row[key]["mean"] for key in keys}
+    known["return"] = known.pop("reward")
+    return known
+
+
+def in_a_line(row: Mapping[str, Any]) -> str:
+    """A row of `summarize` beneath the table of a training run."""
+    cells = []
+    if row["won"] is not None:
+        cells.append(f"won {_cell(row['won'], 100.0, 0)} %")
+    if row["boss_health_removed"] is not None:
+        cells.append(f"boss health removed {_cell(row['boss_health_removed'], 100.0, 1)} %")
+    cells += [f"{row['seconds']['mean']:.1f} s", f"return {row['reward']['mean']:.4g}"]
+    return f"{'fights':>9}  {', '.join(cells)}"
+
+
+def _cell(interval: Mapping[str, float], scale: float, digits: int) -> str:
+    mean, low, high = (f"{scale * interval[k]:.{digits}f}" for k in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def _report(json_file: Path, summary: Mapping[str, Mapping[str, Any]]) -> None:
+    """Prints the tables."""
     out = console.make_console()
     for table in fight_tables(summary):
         out.print(table)
@@ -334,7 +358,6 @@ def _report(json_file: Path, fights: Sequence[Fight], failures: Sequence[Failure
         counts = [f"{key.replace('_', ' ')} {value:g}" for key, value in row["counts"].items()]
         if any(row["counts"].values()):
             print(f"{player}: {', '.join(counts)}")
-    _keep(json_file, fights, failures, summary)
     print(f"every fight: {json_file}")
 
 

@@ -7,9 +7,11 @@ uv run python train.py --config configs/pure_cnn.yaml
 import argparse
 import functools
 import itertools
+import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,13 +26,13 @@ from flax import nnx
 from jaxtyping import Array, PRNGKeyArray
 from rich.table import Table
 
-from BC_training import evaluate
+from BC_training import evaluate, rollout
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
-from BC_training.common import console, metrics, optim, preprocess
+from BC_training.common import console, metrics, optim, preprocess, ranking, runlog
 from BC_training.common.augment import Augmentation, make_augmentation
 from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
-from BC_training.common.config import Config
+from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.common.dataset import Data, open_data
 from BC_training.common.episodes import LISTED
 from BC_training.common.losses import Objective
@@ -234,8 +236,11 @@ class Trainer:
             KeyboardInterrupt: after a signal, once what was learned is in a checkpoint.
         """
         training, every = self.config.training, self.config.evaluation.eval_every_n_epochs
+        fights_every = self.config.evaluation.rollout_every_n_epochs
         first = int(self.state.step)
-        log = RunLog(self.run.folder, self.config, resume_from=self.resumed_from)
+        log = RunLog(
+            self.run.folder, self.config, resume_from=self.resumed_from, facts=_facts(self.data)
+        )
         steps = self._dispatches(first, training.num_epochs * self.steps_per_epoch)
         batches = zip(
             steps,
@@ -264,21 +269,31 @@ class Trainer:
                         break
                     figures = self._epoch(epoch, batches, log, signals)
                     done, last = epoch + 1, epoch + 1 == training.num_epochs
-                    predictions = None
-                    if len(self.val_set) and (done % every == 0 or last):
+                    fighting = fights_every > 0 and (done % fights_every == 0 or last)
+                    predictions, began = None, time.monotonic()
+                    if len(self.val_set) and (done % every == 0 or last or fighting):
                         predictions = self._predict()
                     bundle = self._bundle(done, predictions)
+                    # Before it is saved: what a resumed run keeps of the log ends with its step.
+                    if predictions is not None:
+                        log.write(bundle.step, {
+                            **_named(bundle.metrics or {}),
+                            "time/evaluation_s": time.monotonic() - began,
+                        })  # fmt: skip
+                        if log.draws:
+                            log.show(bundle.step, self._pictures(predictions, bundle))
+                    print(
+                        _row(f"{done}/{training.num_epochs}", bundle.metrics, figures), flush=True
+                    )
+                    if fighting:
+                        bundle = self._fight(bundle, log)
                     if self.run.is_best(bundle):
                         self.run.save(self.state, bundle)
                     if done % training.save_every_n_epochs == 0 or last or self._stalled(done):
                         self.run.save(self.state, bundle)
-                    if bundle.metrics is not None:
-                        log.write(bundle.step, _flat({"val": bundle.metrics}, separator="/"))
-                    print(
-                        _row(f"{done}/{training.num_epochs}", bundle.metrics, figures), flush=True
-                    )
                     if signals.received:
                         self._stop(bundle)
+            self._conclude(log)
         except UnreadableError as error:
             raise self._kept(error) from error
         finally:
@@ -338,7 +353,11 @@ class Trainer:
                 self._stop(self._bundle(epoch, None))
         seconds = time.monotonic() - started
         frames = (end - first) * self.config.training.batch_size
-        costs = {"time/frames_per_second": frames / seconds, "data/wait_share": waited / seconds}
+        costs = {
+            "time/frames_per_second": frames / seconds,
+            "time/epoch_s": seconds,
+            "data/wait_share": waited / seconds,
+        }
         log.write(end, {"epoch": epoch + 1, **costs})
         return {
             "loss": float(np.mean(epoch_losses)) if epoch_losses else float("nan"),
@@ -395,6 +414,97 @@ class Trainer:
             versions=checkpoints.versions(),
         )
 
+    def _conclude(self, log: RunLog) -> None:
+        """What can be told once a run is over: which figure went with the fights, which checkpoint
+        is the best."""
+        if self.config.evaluation.rollout_every_n_epochs and len(self.val_set):
+            correlations, count = ranking.correlate(log.history())
+            if count > 1:
+                console.make_console().print(ranking.table(correlations, count))
+            if count < ranking.FEWEST:
+                warnings.warn(
+                    f"{count} checkpoints fought: with fewer than {ranking.FEWEST}, chance ranks "
+                    "them alike",
+                    stacklevel=2,
+                )
+            log.conclude(_flat({"rank_correlation": correlations}, separator="/"))
+        best = checkpoints.locate(self.run.folder)
+        bundle = checkpoints.read_bundle(best)
+        figures = {"step": bundle.step, "epoch": bundle.epoch}
+        figures |= _named(bundle.metrics or {}) | _flat({"fights": bundle.fights or {}}, "", "/")
+        log.conclude({f"best/{name}": value for name, value in figures.items()})
+        if self.config.logging.wandb_artifact:
+            log.artifact(self.config.model.name, best, figures)
+
+    def _pictures(self, predictions: evaluate.Predictions, bundle: Bundle) -> dict[str, Any]:
+        from BC_training.common import charts  # takes a second, so only where they are wanted
+
+        drawn = charts.draw(
+            predictions.probabilities,
+            self.val_set.actions,
+            self.val_set.episode,
+            names=self.spec.actions,
+            thresholds=np.array(bundle.thresholds),
+            fps=self.spec.frame.fps,
+        )
+        return {f"charts/{name}": picture for name, picture in drawn.items()}
+
+    def require_environment(self) -> None:
+        """Finds out before hours of training whether the fights on the way can be had.
+
+        Raises:
+            UserError: the environment can't be made, or is not what the policy learns from.
+        """
+        settings = self.config.environment
+        adapter = rollout.adapter_of(settings)
+        rollout.make_env(str(settings.id), self._bundle(0, None), adapter).close()
+
+    def _fight(self, bundle: Bundle, log: RunLog) -> Bundle:
+        """The bundle with what its fights came to. Where they can't be had, that is said and
+        training goes on.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted; a checkpoint without fights is written.
+        """
+        config, folder, began = self.config, self.run.folder / "fights", time.monotonic()
+        player, video = folder / "player", folder / f"{bundle.step}.mp4"
+        try:
+            self.run.save_player(player, self.state, bundle)
+            fights = rollout.fight(
+                player,
+                str(config.environment.id),
+                rollout.adapter_of(config.environment),
+                episodes=config.evaluation.rollout_episodes,
+                first_seed=config.evaluation.rollout_seed,
+                json_file=folder / f"{bundle.step}.json",
+                baselines=False,
+                video=video,
+                aside=True,
+            )
+        except KeyboardInterrupt:
+            self.run.save(self.state, bundle)
+            raise
+        except Exception as error:  # whatever somebody's environment may do
+            warnings.warn(f"epoch {bundle.epoch} has no figures of fights: {error}", stacklevel=2)
+            return bundle
+        finally:
+            shutil.rmtree(player, ignore_errors=True)
+        (row,) = rollout.summarize(fights).values()
+        figures, best_metric = rollout.means(row), config.evaluation.best_metric
+        print(rollout.in_a_line(row), flush=True)
+        log.write(bundle.step, {
+            **{f"fights/{name}": value for name, value in figures.items()},
+            "time/fights_s": time.monotonic() - began,
+        })  # fmt: skip
+        log.film(bundle.step, "fights/video", video)
+        if best_metric in BY_FIGHTS and figures[BY_FIGHTS[best_metric]] is None:
+            warnings.warn(
+                f"evaluation.best_metric: {config.environment.id} does not say {best_metric}; the "
+                "latest checkpoint will count as the best",
+                stacklevel=2,
+            )
+        return bundle.model_copy(update={"fights": figures})
+
     def _refuse_bad_loss(self) -> None:
         bad = int(self.state.bad_step)
         if bad < 0:
@@ -423,6 +533,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
             f"training.batch_size ({config.training.batch_size}) is larger than the training "
             f"split ({len(data.splits['train'])} ticks)"
         )
+    if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
+        raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")
     _prepare_folder(folder, config, resume)
     run = Checkpoints(
         folder,
@@ -431,6 +543,8 @@ def train(config: Config, *, resume: bool = False) -> Path:
     )
     try:
         trainer = Trainer(config, data, run, resume=resume)
+        if config.evaluation.rollout_every_n_epochs:
+            trainer.require_environment()
         _print_summary(trainer)
         trainer.fit()
     finally:
@@ -558,6 +672,25 @@ def _row(
     return ROW.format(
         *cells, "" if costs is None else f"{costs['frames_per_second']:,.0f}"
     ).rstrip()
+
+
+def _named(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundle's metrics as the log names them: val/..., and val_action/NAME/... of each action."""
+    whole = {name: value for name, value in figures.items() if name != "actions"}
+    # A slash in an action's name would make a section of its own.
+    actions = {name.replace("/", "_"): row for name, row in figures.get("actions", {}).items()}
+    return _flat({"val": whole, "val_action": actions}, separator="/")
+
+
+def _facts(data: Data) -> dict[str, str | None]:
+    """What tells two runs of one configuration apart."""
+    return {
+        "code": runlog.revision(),
+        "dataset": str(data.episodes.path),
+        "dataset_fingerprint": data.episodes.fingerprint(),
+        "device": jax.devices()[0].device_kind,
+        **checkpoints.versions(),
+    }
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "", separator: str = ".") -> dict[str, Any]:

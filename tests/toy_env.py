@@ -102,6 +102,15 @@ class Crashing(Toy):
         return super().step(action)
 
 
+class Lazy(Toy):
+    """Rewards buttons that are left alone, and the more of them, the more is removed."""
+
+    def step(self, action: np.ndarray):
+        observation, _, over, truncated, info = super().step(action)
+        left = 1 - float(action.mean())
+        return observation, left, over, truncated, info | {"boss_health_removed": left}
+
+
 class Killed(Toy):
     """Takes its whole process down, as running out of memory does."""
 
@@ -213,6 +222,7 @@ _CLASSES = (
     Toy,
     Long,
     Crashing,
+    Lazy,
     Killed,
     Styled,
     Unspoken,

@@ -22,7 +22,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from BC_training import models
 from BC_training.common import config as configs
-from BC_training.common.config import Config
+from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.common.model import Model
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, Section, UserError
@@ -66,6 +66,9 @@ class Bundle(Section):
     """Whole epochs done."""
     metrics: dict[str, Any] | None
     """Of the validation split, where this epoch was evaluated."""
+    fights: dict[str, float | None] | None = None
+    """Means over its fights while it was trained, where it had any: `won`, `boss_health_removed`,
+    `seconds`, `return`, `presses` a second; None where the environment doesn't say."""
     versions: dict[str, str]
 
     def resolved_config(self) -> Config:
@@ -93,7 +96,7 @@ class Checkpoints:
         Args:
             folder: of the run.
             keep_last: how many of the newest checkpoints are kept.
-            best_metric: the figure whose best checkpoint is kept besides; `loss` is best when low.
+            best_metric: evaluation.best_metric, whose best checkpoint is kept besides.
         """
         self.folder = folder
         self._metric = best_metric
@@ -126,7 +129,7 @@ class Checkpoints:
         """
         if bundle.step in self._manager.all_steps():
             return
-        parts, metrics = _parts(state), bundle.metrics
+        parts, score = _parts(state), _score(bundle, self._metric)
         try:
             self._manager.save(
                 bundle.step,
@@ -134,13 +137,25 @@ class Checkpoints:
                     bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
                     **{name: ocp.args.StandardSave(flatten(part)) for name, part in parts.items()},
                 ),
-                metrics=None if metrics is None else {"score": _score(metrics, self._metric)},
+                metrics=None if score is None else {"score": score},
             )
         except Exception as error:  # Orbax raises many kinds; all mean the same to a person
             raise UserError(
                 f"{self.folder}: the checkpoint of step {bundle.step} can't be written: {error}. "
                 f"The newest one is that of step {self.latest()}; --resume goes on from there."
             ) from error
+
+    def save_player(self, folder: Path, state: TrainState, bundle: Bundle) -> None:
+        """Writes what play needs of a checkpoint, and nothing else, into a folder of its own."""
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+            checkpointer.save(
+                folder.resolve(),
+                args=ocp.args.Composite(
+                    bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
+                    model=ocp.args.StandardSave(flatten(_parts(state)["model"])),
+                ),
+                force=True,
+            )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """A state to go on from, with the structure and shapes of `like`."""
@@ -159,14 +174,15 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def is_best(self, bundle: Bundle) -> bool:
-        """Whether a bundle's metrics beat those of every checkpoint so far."""
-        if bundle.metrics is None:
+        """Whether a bundle was judged, and better than every checkpoint so far."""
+        score = _score(bundle, self._metric)
+        if score is None:
             return False
         scores = _scores(_folders(self.folder), self._metric).values()
-        return not scores or _score(bundle.metrics, self._metric) > max(scores)
+        return not scores or score > max(scores)
 
     def best_epoch(self) -> int | None:
-        """The epoch of the best checkpoint; None while none was evaluated."""
+        """The epoch of the best checkpoint; None while none was judged."""
         scores = _scores(_folders(self.folder), self._metric)
         return read_bundle(max(scores, key=lambda each: scores[each])).epoch if scores else None
 
@@ -273,20 +289,24 @@ def _folders(run: Path) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name))
 
 
-def _score(metrics: Mapping[str, Any], metric: str) -> float:
-    """Higher is better."""
-    value = metrics[metric]
+def _score(bundle: Bundle, metric: str) -> float | None:
+    """Higher is better; None where the figure was not measured."""
+    if metric in BY_FIGHTS:
+        return None if bundle.fights is None else bundle.fights[BY_FIGHTS[metric]]
+    if bundle.metrics is None:
+        return None
+    value = bundle.metrics[metric]
     if value is None:
         return -np.inf
     return -float(value) if metric == "loss" else float(value)
 
 
 def _scores(folders: Sequence[Path], metric: str) -> dict[Path, float]:
-    """Scores of those checkpoints that were evaluated."""
+    """Scores of those checkpoints that were judged."""
     return {
-        folder: _score(metrics, metric)
+        folder: score
         for folder in folders
-        if (metrics := read_bundle(folder).metrics) is not None
+        if (score := _score(read_bundle(folder), metric)) is not None
     }
 
 

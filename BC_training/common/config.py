@@ -24,6 +24,15 @@ RETIRED = {
 }
 
 
+BY_FIGHTS = {
+    "fights_won": "won",
+    "boss_health_removed": "boss_health_removed",
+    "reward": "return",
+}
+"""The values of evaluation.best_metric that fights decide, and what a checkpoint's `fights` call
+them."""
+
+
 class DatasetConfig(Section):
     path: str
     """A zarr dataset: a directory or a .zip, with or without a top folder in it, or a URL of
@@ -190,12 +199,34 @@ class EvaluationConfig(Section):
     are calibrated per action on the validation split and saved in the checkpoint."""
     onset_tolerance: int = Field(default=2, ge=0)
     """Ticks by which a predicted press or release may miss the true one."""
-    best_metric: Literal["exact_match", "macro_f1", "micro_f1", "loss"] = "exact_match"
-    """Validation figure that chooses the best checkpoint."""
+    best_metric: Literal[
+        "exact_match", "macro_f1", "micro_f1", "loss", "fights_won", "boss_health_removed", "reward"
+    ] = "exact_match"
+    """What chooses the best checkpoint: a validation figure, or, with rollout_every_n_epochs, the
+    mean of its fights. boss_health_removed tells apart policies that never win."""
     rollout_episodes: int = Field(default=0, ge=0)
     """Fights of each policy in the environment after training; 0 for none."""
+    rollout_every_n_epochs: int = Field(default=0, ge=0)
+    """While training, the policy of every n-th epoch and of the last one fights as often, on the
+    same seeds, in processes on the CPU; 0 for never."""
     rollout_seed: int = Field(default=1_000_000, ge=0)
     """Seed of the first fight, the next is one higher; far from those of recordings."""
+
+    @pydantic.model_validator(mode="after")
+    def _fights(self) -> "EvaluationConfig":
+        if self.rollout_every_n_epochs and not self.rollout_episodes:
+            raise ValueError("rollout_every_n_epochs needs rollout_episodes, the number of fights")
+        if self.best_metric in BY_FIGHTS and not self.rollout_every_n_epochs:
+            raise ValueError(
+                f"best_metric is {self.best_metric}, which fights decide, but none are had while "
+                "training: set rollout_every_n_epochs and rollout_episodes"
+            )
+        return self
+
+    def scored_every(self) -> int:
+        """Epochs from one that best_metric judges to the next."""
+        by_fights = self.best_metric in BY_FIGHTS
+        return self.rollout_every_n_epochs if by_fights else self.eval_every_n_epochs
 
 
 class PlayConfig(Section):
@@ -243,9 +274,19 @@ class LoggingConfig(Section):
     wandb_project: str = "project-ranni"
     wandb_entity: str | None = None
     wandb_run_name: str | None = None
+    wandb_artifact: bool = False
+    """Upload the best checkpoint when the run ends."""
+    tensorboard: bool = False
+    """Write for TensorBoard, into the run's folder."""
     log_every_n_steps: int = Field(default=50, ge=1)
     log_gradients: bool = False
     """Log the gradient norm of each parameter array."""
+
+    @pydantic.model_validator(mode="after")
+    def _artifact(self) -> "LoggingConfig":
+        if self.wandb_artifact and not self.use_wandb:
+            raise ValueError("wandb_artifact needs use_wandb")
+        return self
 
 
 class SystemConfig(Section):
@@ -263,6 +304,17 @@ class Config(Section):
     environment: EnvironmentConfig = EnvironmentConfig()
     logging: LoggingConfig = LoggingConfig()
     system: SystemConfig = SystemConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _patience(self) -> "Config":
+        patience, every = self.training.early_stopping_patience, self.evaluation.scored_every()
+        if patience is not None and patience < every:
+            raise ValueError(
+                f"training.early_stopping_patience ({patience}) is over before the next epoch is "
+                f"judged: evaluation.best_metric, {self.evaluation.best_metric}, is measured every "
+                f"{every} epochs"
+            )
+        return self
 
     def dataset_location(self) -> str | Path:
         """dataset.path; one that is no URL is looked up from the current folder, then from the

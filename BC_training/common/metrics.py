@@ -277,6 +277,15 @@ def _average_precision(
     return _ratio(float((np.diff(hits, prepend=0) * hits / claimed).sum()), int(hits[-1]))
 
 
+def precision_recall(
+    scores: Float[np.ndarray, "N"], pressed: Bool[np.ndarray, "N"]
+) -> tuple[Float[np.ndarray, "D"], Float[np.ndarray, "D"]]:
+    """Precision and recall of one action, pressed somewhere, at each of its D distinct
+    probabilities as the threshold, highest first."""
+    _, hits, claimed = _ranked(scores, pressed)
+    return hits / claimed, hits / hits[-1]
+
+
 def _first(episode: Int[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
     """Which rows begin an episode."""
     return np.append(True, episode[1:] != episode[:-1])[: len(episode)]

@@ -1,0 +1,166 @@
+"""What a policy made of the validation split, as pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from BC_training.common import metrics
+
+TICKS_A_ROW = 300
+"""Of a timeline; longer episodes go on beneath."""
+MOST_ROWS = 5
+"""Rows of a timeline; what is left of a longer episode is not drawn."""
+INK, TRUE, RIGHT, WRONG, FAINT = "#30343b", "#4a5568", "#2f9e63", "#d9622b", "#9aa5b4"
+STYLE: Any = {
+    "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
+    "axes.edgecolor": "#b9bec6", "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.titlesize": 9, "axes.titlelocation": "left",
+    # Names come from the dataset: a dollar sign in one is no formula.
+    "text.parse_math": False,
+}  # fmt: skip
+
+
+def draw(
+    probabilities: Float[np.ndarray, "N A"],
+    actions: Bool[np.ndarray, "N A"],
+    episode: Int[np.ndarray, "N"],
+    *,
+    names: Sequence[str],
+    thresholds: Float[np.ndarray, "A"],
+    fps: float | None,
+) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
+    """RGB pictures by name: the timeline of the first episode, precision against recall,
+    frequencies.
+
+    Args:
+        probabilities: of being pressed.
+        actions: what was recorded.
+        episode: the episode of each row, as in `metrics.evaluate`.
+        names: of the A actions.
+        thresholds: from which each is pressed.
+        fps: ticks a second; with None a timeline counts ticks.
+    """
+    first = episode == episode[0]
+    predicted = probabilities >= thresholds
+    figures = {
+        "timeline": timeline(
+            probabilities[first], actions[first], names=names, thresholds=thresholds, fps=fps
+        ),
+        "precision_recall": precision_recall(probabilities, actions, names),
+        "frequency": frequency(predicted.mean(axis=0), actions.mean(axis=0), names),
+    }
+    return {name: _pixels(figure) for name, figure in figures.items()}
+
+
+def timeline(
+    probabilities: Float[np.ndarray, "N A"],
+    actions: Bool[np.ndarray, "N A"],
+    *,
+    names: Sequence[str],
+    thresholds: Float[np.ndarray, "A"],
+    fps: float | None,
+) -> Figure:
+    """One episode: what was recorded, beneath it what is predicted, and how likely that was.
+    Arguments as in `draw`."""
+    length, rate = len(actions), fps or 1.0
+    rows = min(-(-length // TICKS_A_ROW), MOST_ROWS)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(12, 0.6 + rows * (0.5 + 0.3 * len(names))), layout="constrained")
+        for row in range(rows):
+            axes = figure.add_subplot(rows, 1, row + 1)
+            ticks = np.arange(row * TICKS_A_ROW, min((row + 1) * TICKS_A_ROW, length))
+            for a in range(len(names)):
+                chance, true = probabilities[ticks, a], actions[ticks, a]
+                pressed = chance >= thresholds[a]
+                seconds = ticks / rate
+                _bars(axes, seconds, true, a - 0.42, TRUE, 1 / rate)
+                _bars(axes, seconds, pressed & true, a + 0.04, RIGHT, 1 / rate)
+                _bars(axes, seconds, pressed & ~true, a + 0.04, WRONG, 1 / rate)
+                axes.step(
+                    seconds, a + 0.42 - 0.38 * chance, where="post", color=FAINT, linewidth=0.7
+                )
+                axes.axhline(a, color="#e3e6ea", linewidth=0.6, zorder=0)
+            axes.set_yticks(range(len(names)), [" ".join(name.split()) for name in names])
+            axes.set(
+                xlim=(ticks[0] / rate, (ticks[0] + min(length, TICKS_A_ROW)) / rate),
+                ylim=(len(names) - 0.4, -0.6),
+            )
+            axes.tick_params(axis="y", length=0)
+        drawn = "" if rows * TICKS_A_ROW >= length else f" (its first {rows * TICKS_A_ROW} ticks)"
+        figure.axes[0].set_title(
+            f"One validation episode{drawn}. Dark: pressed by the player. Beneath: by the policy, "
+            "green where the player did, orange where not.\nGrey line: its probability"
+        )
+        figure.axes[-1].set_xlabel("ticks" if fps is None else "seconds")
+    return figure
+
+
+def precision_recall(
+    probabilities: Float[np.ndarray, "N A"],
+    actions: Bool[np.ndarray, "N A"],
+    names: Sequence[str],
+) -> Figure:
+    """Precision against recall of each action that is ever pressed."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot()
+        colors = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"]
+        for a in np.flatnonzero(actions.any(axis=0)).tolist():
+            precision, recall = metrics.precision_recall(probabilities[:, a], actions[:, a])
+            axes.plot(
+                *(np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)),
+                color=colors(a % colors.N), label=" ".join(names[a].split()), linewidth=1.4,
+            )  # fmt: skip
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
+        axes.set_title("Each action alone, at any threshold")
+        if axes.lines:
+            figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def frequency(
+    predicted: Float[np.ndarray, "A"], true: Float[np.ndarray, "A"], names: Sequence[str]
+) -> Figure:
+    """How often each action is pressed, by the policy and by the player, as shares of all ticks."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 0.9 + 0.5 * len(names)), layout="constrained")
+        axes = figure.add_subplot()
+        places = np.arange(len(names))
+        for offset, share, color, label in (
+            (-0.2, true, TRUE, "player"),
+            (0.2, predicted, RIGHT, "policy"),
+        ):
+            bars = axes.barh(places + offset, 100 * share, 0.36, color=color, label=label)
+            axes.bar_label(bars, [f"{100 * value:.1f}" for value in share], padding=3)
+        axes.set_yticks(places, [" ".join(name.split()) for name in names])
+        axes.invert_yaxis()
+        most = 100 * max(predicted.max(), true.max(), 1e-3)
+        axes.set(xlabel="% of ticks", xlim=(0, 1.12 * most))
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def _pixels(figure: Figure) -> UInt8[np.ndarray, "H W 3"]:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _bars(
+    axes: Axes,
+    seconds: Float[np.ndarray, "N"],
+    flags: Bool[np.ndarray, "N"],
+    top: float,
+    color: str,
+    tick: float,
+) -> None:
+    """A bar for each run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    runs = [(seconds[a], (b - a) * tick) for a, b in edges.reshape(-1, 2).tolist()]
+    axes.broken_barh(runs, (top, 0.38), color=color, linewidth=0)
