@@ -94,7 +94,7 @@ def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp
     assert "conv_depth: 0" in (folder / "config.yaml").read_text()
     figures = records(folder)
     assert any("val/exact_match" in record for record in figures)
-    assert any("gradients/head.kernel" in record for record in figures)
+    assert any("gradients/head.out.kernel" in record for record in figures)
     assert {"time/frames_per_second", "data/wait_share"} <= set().union(*figures)
 
     scored = run(
