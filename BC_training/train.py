@@ -445,6 +445,7 @@ class Trainer:
             self.val_set.episode,
             names=self.spec.actions,
             thresholds=np.array(bundle.thresholds),
+            threshold=self.config.evaluation.metrics_threshold,
             fps=self.spec.frame.fps,
         )
         return {f"charts/{name}": picture for name, picture in drawn.items()}
