@@ -145,8 +145,8 @@ def fight(
     Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
     soon as it is over, whatever stops the others. Fights run side by side in `workers` processes on
     the CPU (by default one per usable core), or with one worker in this process, on its device; the
-    outcome does not depend on how many, latencies do. `aside`, of a run that goes on: never in this
-    process, and without a word.
+    outcome does not depend on how many, latencies do. `aside`, of a training that goes on: never
+    in this process, and without tables.
 
     Raises:
         UserError: the environment can't be made, breaks the checkpoint's contract, or failed in

@@ -238,9 +238,9 @@ class Trainer:
         training, every = self.config.training, self.config.evaluation.eval_every_n_epochs
         fights_every = self.config.evaluation.rollout_every_n_epochs
         first = int(self.state.step)
-        log = RunLog(
-            self.run.folder, self.config, resume_from=self.resumed_from, facts=_facts(self.data)
-        )
+        settings = self.config.logging
+        facts = _facts(self.data) if settings.use_wandb or settings.tensorboard else {}
+        log = RunLog(self.run.folder, self.config, resume_from=self.resumed_from, facts=facts)
         steps = self._dispatches(first, training.num_epochs * self.steps_per_epoch)
         batches = zip(
             steps,
@@ -445,6 +445,7 @@ class Trainer:
             self.val_set.episode,
             names=self.spec.actions,
             thresholds=np.array(bundle.thresholds),
+            threshold=self.config.evaluation.metrics_threshold,
             fps=self.spec.frame.fps,
         )
         return {f"charts/{name}": picture for name, picture in drawn.items()}
@@ -475,7 +476,9 @@ class Trainer:
                 str(config.environment.id),
                 rollout.adapter_of(config.environment),
                 episodes=config.evaluation.rollout_episodes,
-                first_seed=config.evaluation.rollout_seed,
+                # Not the seeds of the fights after training: these choose the checkpoint, and
+                # would flatter it there.
+                first_seed=config.evaluation.rollout_seed + config.evaluation.rollout_episodes,
                 json_file=folder / f"{bundle.step}.json",
                 baselines=False,
                 video=video,

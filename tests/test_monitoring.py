@@ -147,7 +147,7 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
         assert row["val/exact_match"] is not None
         found = json.loads((folder / "fights" / f"{step}.json").read_text())
         (summary,) = found["summary"].values()
-        assert [fight["seed"] for fight in found["fights"]] == [1_000_000, 1_000_001]
+        assert [fight["seed"] for fight in found["fights"]] == [1_000_002, 1_000_003]
         assert row["fights/return"] == summary["reward"]["mean"]
         assert row["fights/boss_health_removed"] == summary["boss_health_removed"]["mean"]
         bundle = checkpoints.read_bundle(folder / str(step))
@@ -163,7 +163,7 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
     assert not (folder / "fights" / "player").exists()
     # The same policy, from its checkpoint and in this process, fights alike.
     again = rollout.fight(
-        best, LAZY, episodes=2, first_seed=1_000_000, workers=1, baselines=False,
+        best, LAZY, episodes=2, first_seed=1_000_002, workers=1, baselines=False,
         json_file=folder / "again.json",
     )  # fmt: skip
     assert np.mean([fight.boss_health_removed for fight in again]) == removed[int(best.name)]
@@ -470,7 +470,7 @@ def test_a_timeline_shows_what_was_right_and_what_was_not(true, predicted, prese
     probabilities[50:90, 0] = 0.3 * predicted
     drawn = charts.draw(
         probabilities, actions, np.zeros(700, int), names=names,
-        thresholds=np.array([0.3, 0.5]), fps=None,
+        thresholds=np.array([0.3, 0.5]), threshold=0.5, fps=None,
     )  # fmt: skip
     seen = colors(drawn["timeline"])
     for color in (charts.TRUE, charts.RIGHT, charts.WRONG):
@@ -490,6 +490,13 @@ def test_a_timeline_has_a_bar_for_each_press_at_its_time():
     assert [(round(bar.x0, 6), round(bar.x1, 6)) for bar in bars] == [
         (0.0, 0.2), (0.5, 0.6), (3.9, 4.0),
     ]  # fmt: skip
+
+
+def test_frequencies_stand_beside_each_other():
+    figure = charts.frequency(np.array([0.5, 0.0]), np.array([0.25, 0.1]), ("a", "b"), 0.5)
+    player, policy = figure.axes[0].containers[:2]
+    assert [bar.get_width() for bar in player] == [25.0, 10.0]
+    assert [bar.get_width() for bar in policy] == [50.0, 0.0]
 
 
 def test_evaluate_draws_a_timeline(configure, tmp_path):

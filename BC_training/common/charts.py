@@ -33,6 +33,7 @@ def draw(
     *,
     names: Sequence[str],
     thresholds: Float[np.ndarray, "A"],
+    threshold: float,
     fps: float | None,
 ) -> dict[str, UInt8[np.ndarray, "_ _ 3"]]:
     """RGB pictures by name: the timeline of the first episode, precision against recall,
@@ -43,17 +44,19 @@ def draw(
         actions: what was recorded.
         episode: the episode of each row, as in `metrics.evaluate`.
         names: of the A actions.
-        thresholds: from which each is pressed.
+        thresholds: from which each is pressed in the timeline.
+        threshold: from which all are where frequencies are compared; calibrated ones make them
+            equal whatever the policy is.
         fps: ticks a second; with None a timeline counts ticks.
     """
     first = episode == episode[0]
-    predicted = probabilities >= thresholds
+    predicted = (probabilities >= threshold).mean(axis=0)
     figures = {
         "timeline": timeline(
             probabilities[first], actions[first], names=names, thresholds=thresholds, fps=fps
         ),
         "precision_recall": precision_recall(probabilities, actions, names),
-        "frequency": frequency(predicted.mean(axis=0), actions.mean(axis=0), names),
+        "frequency": frequency(predicted, actions.mean(axis=0), names, threshold),
     }
     return {name: _pixels(figure) for name, figure in figures.items()}
 
@@ -125,7 +128,10 @@ def precision_recall(
 
 
 def frequency(
-    predicted: Float[np.ndarray, "A"], true: Float[np.ndarray, "A"], names: Sequence[str]
+    predicted: Float[np.ndarray, "A"],
+    true: Float[np.ndarray, "A"],
+    names: Sequence[str],
+    threshold: float,
 ) -> Figure:
     """How often each action is pressed, by the policy and by the player, as shares of all ticks."""
     with matplotlib.rc_context(STYLE):
@@ -134,7 +140,7 @@ def frequency(
         places = np.arange(len(names))
         for offset, share, color, label in (
             (-0.2, true, TRUE, "player"),
-            (0.2, predicted, RIGHT, "policy"),
+            (0.2, predicted, RIGHT, f"policy, from {threshold:g}"),
         ):
             bars = axes.barh(places + offset, 100 * share, 0.36, color=color, label=label)
             axes.bar_label(bars, [f"{100 * value:.1f}" for value in share], padding=3)

@@ -207,8 +207,9 @@ class EvaluationConfig(Section):
     rollout_episodes: int = Field(default=0, ge=0)
     """Fights of each policy in the environment after training; 0 for none."""
     rollout_every_n_epochs: int = Field(default=0, ge=0)
-    """While training, the policy of every n-th epoch and of the last one fights as often, on the
-    same seeds, in processes on the CPU; 0 for never."""
+    """While training, the policy of every n-th epoch and of the last one fights as often, in
+    processes on the CPU, on the seeds that follow those of the fights after training; 0 for never.
+    """
     rollout_seed: int = Field(default=1_000_000, ge=0)
     """Seed of the first fight, the next is one higher; far from those of recordings."""
 
