@@ -25,7 +25,7 @@ from BC_training.common import config as configs
 from BC_training.common.types import UserError
 from gameplay_pipeline.record import record
 from tests import wandb_file
-from tests.test_commands import records, run
+from tests.test_commands import records, run, start
 
 PACKAGE = Path(configs.__file__).parent.parent
 SWEEPS = sorted((PACKAGE / "configs" / "sweeps").glob("*.yaml"))
@@ -367,6 +367,24 @@ def test_weights_and_biases_never_stops_a_run(configure, monkeypatch, broken):
     assert len(found) == 1
     assert any("val/exact_match" in row for row in records(folder))
     wandb.teardown()
+
+
+def test_without_a_network_a_run_is_offline(tmp_path):
+    script = (
+        "from pathlib import Path; from BC_training.common import config, runlog;"
+        "runlog.WANDB_TIMEOUT_S = 3;"
+        "settings = config.load('configs/pure_cnn.yaml', ['--logging.use_wandb', 'true']);"
+        f"log = runlog.RunLog(Path({str(tmp_path)!r}), settings, resume_from=None);"
+        "log.write(7, {'train/loss': 1.5}); log.close()"
+    )
+    nobody = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    process = start(("-c", script), WANDB_MODE="online", HOME=str(tmp_path), **nobody)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "Weights & Biases is offline for this run: " in err
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    rows = [wandb_file.items(each.history.item) for each in wandb_file.records(file)]
+    assert 1.5 in [row.get("train/loss") for row in rows]
 
 
 def test_a_resumed_run_goes_on_with_its_run_of_weights_and_biases(configure, monkeypatch, tmp_path):

@@ -220,7 +220,7 @@ def _start_wandb(
             try:
                 run = wandb.init(**online)
                 kept.write_text(run.id + "\n")
-            except wandb.Error as error:
+            except Exception as error:  # W&B's own, or of the network beneath it
                 reason = str(error)
         if run is None:
             warnings.warn(f"Weights & Biases is offline for this run: {reason}", stacklevel=3)
