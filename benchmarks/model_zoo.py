@@ -190,7 +190,8 @@ def main(job: Job) -> None:
             continue
         folder = job.folder / name.replace(" ", "_")
         rows[name] = measure(configuration(path, folder, job.epochs, {"model": MODELS[name]}), job)
-        rows |= baselines(folder, job)
+        if "(expert)" not in rows:
+            rows |= baselines(folder, job)
         ordered = {key: rows[key] for key in (*MODELS, *rows) if key in rows}
         RESULTS.parent.mkdir(exist_ok=True)
         facts = {
