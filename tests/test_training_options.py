@@ -53,6 +53,7 @@ def losses(folder):
     return [line["train/loss"] for line in lines if "train/loss" in line]
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_is_the_same_step(configure):
     whole, parts = configure("whole"), configure("parts", accumulation=4)
     found = [arrays(train.train(config)) for config in (whole, parts)]
@@ -96,6 +97,7 @@ def test_the_average_of_the_parameters_is_what_is_evaluated_and_played(configure
     assert max(away) > 1e-4
 
 
+@pytest.mark.slow
 def test_an_average_resumes_bit_for_bit(configure):
     options = {"ema_decay": 0.95, "augmentation": {"shift": 0.1, "noise": 0.1}, "model": {}}
     whole, halves = configure("whole", **options), configure("halves", **options)
@@ -122,6 +124,7 @@ def test_an_average_resumes_bit_for_bit(configure):
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_learns(configure):
     config = configure(num_epochs=12, precision="bfloat16", model={})
     folder = train.train(config)
@@ -158,6 +161,7 @@ def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
 @pytest.mark.parametrize(
     "training",
     [
+        {"use_class_weights": False},
         {"loss": {"type": "focal"}},
         {"loss": {"onset_weight": 4.0}},
         {"augmentation": {"cutout": 0.5}},
@@ -178,6 +182,7 @@ def test_oversampling_lengthens_the_epoch(configure, monkeypatch):
     assert often.splits["val"].samples_per_epoch == len(often.splits["val"])
 
 
+@pytest.mark.slow
 def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
     made = make_dataset(tmp_path / "made.zarr", whole_state=True)
     raw = {
@@ -241,6 +246,7 @@ def test_an_instruction_over_the_limit_names_its_episode(made, tmp_path):
         train.train(configs.validate(raw, "the test"))
 
 
+@pytest.mark.slow
 def test_a_model_in_a_folder_of_its_own_trains_without_any_other_edit(made, tmp_path):
     package = tmp_path / "mine" / "brightness"
     package.mkdir(parents=True)
