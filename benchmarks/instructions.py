@@ -37,7 +37,7 @@ class Job:
 
     recordings: int = 96
     """Fights of the expert to learn from, the styles in turn."""
-    epochs: int = 2
+    epochs: int = 1
     fights: int = 20
     """Under each instruction."""
     folder: Path = Path("dataset/instructions")

@@ -33,7 +33,7 @@ F1 (was a button pressed when the player pressed it, within two ticks), and at f
 INSTRUCTIONS = """## A policy that is told how to play
 
 `uv run python -m benchmarks.instructions` records {recordings} fights in the expert's four styles,
-each with an instruction, trains the vla on them ({epochs} passes), and has it fight the same
+each with an instruction, trains the vla on them (passes: {epochs}), and has it fight the same
 {fights} seeds under one instruction of each style, beside the expert in that style.
 
 """
