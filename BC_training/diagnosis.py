@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from rich.table import Table
 
 from BC_training.common import console, metrics
@@ -108,7 +108,7 @@ def _errors(
     pressed: Bool[np.ndarray, "N A"], dataset: Dataset
 ) -> list[tuple[int, int, int | None]]:
     """Each true press: its sample, its action, and the error of the nearest predicted one."""
-    true, predicted = (_onsets(each, dataset.episode) for each in (dataset.actions, pressed))
+    true, predicted = (_presses(each, dataset) for each in (dataset.actions, pressed))
     found = []
     for sample, action in np.argwhere(true).tolist():
         low, high = max(sample - NEAR, 0), sample + NEAR + 1
@@ -122,11 +122,8 @@ def _errors(
     return found
 
 
-def _onsets(pressed: Bool[np.ndarray, "N A"], episode: Int[np.ndarray, "N"]) -> Any:
-    before = np.roll(pressed, 1, axis=0)
-    before[0] = False
-    before[1:][episode[1:] != episode[:-1]] = False
-    return pressed & ~before
+def _presses(pressed: Bool[np.ndarray, "N A"], dataset: Dataset) -> Bool[np.ndarray, "N A"]:
+    return metrics.onsets(pressed, metrics.first_rows(dataset.episode))[0]
 
 
 def misses(
@@ -135,7 +132,7 @@ def misses(
     """The true presses that were given the least probability against their threshold, worst first:
     sample, action, highest probability within NEAR ticks."""
     found = []
-    for sample, action in np.argwhere(_onsets(dataset.actions, dataset.episode)).tolist():
+    for sample, action in np.argwhere(_presses(dataset.actions, dataset)).tolist():
         near = slice(max(sample - NEAR, 0), sample + NEAR + 1)
         same = dataset.episode[near] == dataset.episode[sample]
         most = float(probabilities[near, action][same].max())
@@ -196,9 +193,7 @@ def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path)
         table.add_column(name, justify="left" if name == "given" else "right")
     for name, probabilities in senses.items():
         _row(table, name, score(probabilities >= thresholds))
-    before = (
-        np.roll(dataset.actions, 1, axis=0) & (np.diff(dataset.episode, prepend=-1) == 0)[:, None]
-    )
+    before = metrics.previous(dataset.actions, metrics.first_rows(dataset.episode))
     _row(table, "(repeat the previous action)", score(before))
     recorded = senses["as recorded"] >= thresholds
     fed, count = self_fed(bundle, model, dataset)

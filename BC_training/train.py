@@ -301,8 +301,11 @@ class Trainer:
 
     def _stalled(self, epoch: int) -> bool:
         """Whether the best epoch is so long ago that the run is to end."""
-        patience, best = self.config.training.early_stopping_patience, self.run.best_epoch()
-        return patience is not None and best is not None and epoch - best >= patience
+        patience = self.config.training.early_stopping_patience
+        if patience is None:
+            return False
+        best = self.run.best_epoch()
+        return best is not None and epoch - best >= patience
 
     def _dispatches(self, first: int, stop: int) -> list[range]:
         """The steps from `first` to `stop` as they are handed to the device.

@@ -10,10 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from rich.console import Console
 from rich.table import Table
 
@@ -101,13 +100,6 @@ def check_places(source: Path, out: Path, what: str) -> None:
         for place in (other, partial_folder(other))
     ):
         raise RecordError(f"OUT {out} and {source} lie in one another")
-
-
-def resized(frame: UInt8[np.ndarray, "h w 3"], info: DatasetInfo) -> UInt8[np.ndarray, "H W 3"]:
-    """A frame at the dataset's size, by an area filter."""
-    if frame.shape[:2] == (info.height, info.width):
-        return frame
-    return cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
 
 
 def as_float32(

@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from gameplay_pipeline import command
 from gameplay_pipeline.conversion import (
     SOURCE,
     Done,
@@ -32,10 +33,10 @@ from gameplay_pipeline.conversion import (
     as_float32,
     check_places,
     require,
-    resized,
     run,
     size_of,
 )
+from gameplay_pipeline.environment import resize
 from gameplay_pipeline.video import frame_times, read_frames
 from gameplay_pipeline.workers import usable_cores
 from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError, ZarrFormat
@@ -326,7 +327,7 @@ def _convert_session(
                     notes += _wrong_size(frame.shape, info)
                 if ticks == len(times):
                     raise EpisodeError(f"{VIDEO} has more frames than it has times")
-                writer.append(resized(frame, info), pressed[ticks], state[ticks])
+                writer.append(resize(frame, info.width, info.height), pressed[ticks], state[ticks])
                 ticks += 1
             if ticks < len(times):
                 raise EpisodeError(f"{VIDEO}: {ticks:,} of {len(times):,} frames can be decoded")
@@ -519,18 +520,7 @@ def _sorted(
 def main() -> int:
     """The command; returns the exit status."""
     job = tyro.cli(Conversion, prog="gameplay_pipeline.convert_to_zarr")
-    try:
-        return 1 if convert(job) else 0
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"interrupted; the complete episodes are in {job.out}, "
-            "run the same command to continue",
-            file=sys.stderr,
-        )
-        return 130
+    return command.run(lambda: convert(job), command.to_be_continued(job.out))
 
 
 if __name__ == "__main__":

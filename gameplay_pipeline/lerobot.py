@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from gameplay_pipeline import command
 from gameplay_pipeline.conversion import (
     SOURCE,
     Done,
@@ -31,10 +32,10 @@ from gameplay_pipeline.conversion import (
     as_float32,
     check_places,
     require,
-    resized,
     run,
     size_of,
 )
+from gameplay_pipeline.environment import resize
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.reader import Entry, Reader, ReadError, read_frames
 from gameplay_pipeline.storage import StorageError, is_url
@@ -298,7 +299,9 @@ def _from_episode(
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
             ticks = 0
             for frame in itertools.islice(frames, part.length):
-                writer.append(resized(frame, info), table[ACTION][ticks] == 1, state[ticks])
+                writer.append(
+                    resize(frame, info.width, info.height), table[ACTION][ticks] == 1, state[ticks]
+                )
                 ticks += 1
             if ticks < part.length:
                 raise EpisodeError(f"{part.video}: {ticks} of its {part.length} frames are there")
@@ -710,15 +713,10 @@ def main() -> int:
         | Annotated[ToLeRobot, tyro.conf.subcommand("to")],  # pyright: ignore[reportArgumentType]
         prog="gameplay_pipeline.lerobot",
     )
-    try:
-        left_out = from_lerobot(job) if isinstance(job, FromLeRobot) else to_lerobot(job)
-        return 1 if left_out else 0
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return command.run(
+        lambda: from_lerobot(job) if isinstance(job, FromLeRobot) else to_lerobot(job),
+        "interrupted",
+    )
 
 
 if __name__ == "__main__":

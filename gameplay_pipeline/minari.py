@@ -21,6 +21,7 @@ import tyro
 from gymnasium import spaces
 from jaxtyping import Bool
 
+from gameplay_pipeline import command
 from gameplay_pipeline.conversion import (
     SOURCE,
     Done,
@@ -28,10 +29,10 @@ from gameplay_pipeline.conversion import (
     as_float32,
     check_places,
     require,
-    resized,
     run,
     size_of,
 )
+from gameplay_pipeline.environment import resize
 from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError, ZarrFormat
 
 
@@ -204,7 +205,11 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
         state, notes = as_float32(values, info.attributes)
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
             for tick in range(ticks):
-                writer.append(resized(np.asarray(frames[tick]), info), actions[tick], state[tick])
+                writer.append(
+                    resize(np.asarray(frames[tick]), info.width, info.height),
+                    actions[tick],
+                    state[tick],
+                )
             writer.finish({SOURCE: name})
     except EpisodeError as error:
         return Done(name, problem=str(error))
@@ -221,18 +226,7 @@ def _pressed(actions: npt.NDArray[Any], plan: Plan) -> Bool[np.ndarray, "T A"]:
 def main() -> int:
     """The command; returns the exit status."""
     job = tyro.cli(FromMinari, prog="gameplay_pipeline.minari")
-    try:
-        return 1 if from_minari(job) else 0
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"interrupted; the complete episodes are in {job.out}, "
-            "run the same command to continue",
-            file=sys.stderr,
-        )
-        return 130
+    return command.run(lambda: from_minari(job), command.to_be_continued(job.out))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from gameplay_pipeline import command
 from gameplay_pipeline.environment import (
     AS_IT_IS,
     Adapter,
@@ -437,19 +438,7 @@ def _table(summary: Summary) -> Table:
 def main() -> int:
     """The command; returns the exit status."""
     recording = tyro.cli(Recording, prog="gameplay_pipeline.record")
-    try:
-        _record(recording)
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"interrupted; the complete episodes are in {recording.out}, "
-            "run the same command to continue",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    return command.run(lambda: _record(recording), command.to_be_continued(recording.out))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
+from gameplay_pipeline import command
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.reader import Entry, Reader, ReadError, read_frames
 from gameplay_pipeline.storage import StorageError, is_url
@@ -385,18 +386,7 @@ def _report(job: Repacking, entries: list[Any], results: list[Done], seconds: fl
 def main() -> int:
     """The command; returns the exit status."""
     job = tyro.cli(Repacking, prog="gameplay_pipeline.repack")
-    try:
-        return 1 if repack(job) else 0
-    except RecordError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"interrupted; the complete episodes are in {job.out}, "
-            "run the same command to continue",
-            file=sys.stderr,
-        )
-        return 130
+    return command.run(lambda: repack(job), command.to_be_continued(job.out))
 
 
 if __name__ == "__main__":

@@ -128,12 +128,12 @@ def evaluate(
     true_frequency, predicted_frequency = actions.mean(axis=0), predicted.mean(axis=0)
     difference = true_frequency - predicted_frequency
     # Spread out so that no onset is near one of another episode.
-    first = _first(episode)
+    first = first_rows(episode)
     ticks = np.arange(len(episode)) + np.cumsum(first) * (tolerance + 1)
 
     per_action: dict[str, ActionMetrics] = {}
     presses, releases = [], []
-    true_edges, predicted_edges = _onsets(actions, first), _onsets(predicted, first)
+    true_edges, predicted_edges = onsets(actions, first), onsets(predicted, first)
     for a, name in enumerate(names):
         press, release = (
             _match(ticks[true[:, a]], ticks[guess[:, a]], tolerance)
@@ -193,7 +193,7 @@ def baselines(
     predictions = {
         "nothing pressed": np.zeros_like(actions),
         "majority": np.broadcast_to(train_frequency > 0.5, actions.shape),
-        "repeat the previous action": _previous(actions, _first(episode)),
+        "repeat the previous action": previous(actions, first_rows(episode)),
     }
     return {
         baseline: evaluate(
@@ -286,24 +286,24 @@ def precision_recall(
     return hits / claimed, hits / hits[-1]
 
 
-def _first(episode: Int[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
+def first_rows(episode: Int[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
     """Which rows begin an episode."""
     return np.append(True, episode[1:] != episode[:-1])[: len(episode)]
 
 
-def _previous(
+def previous(
     pressed: Bool[np.ndarray, "N A"], first: Bool[np.ndarray, "N"]
 ) -> Bool[np.ndarray, "N A"]:
     """What was pressed one tick before; nothing at an episode's first tick."""
     return np.roll(pressed, 1, axis=0) & ~first[:, None]
 
 
-def _onsets(
+def onsets(
     pressed: Bool[np.ndarray, "N A"], first: Bool[np.ndarray, "N"]
 ) -> tuple[Bool[np.ndarray, "N A"], Bool[np.ndarray, "N A"]]:
     """Where presses and releases happen."""
-    previous = _previous(pressed, first)
-    return pressed & ~previous, previous & ~pressed
+    before = previous(pressed, first)
+    return pressed & ~before, before & ~pressed
 
 
 def _match(
