@@ -33,7 +33,7 @@ FIRST_SEED = 2_000_000
 DISTURBED = 0.15
 """Share of the recorded ticks at which other buttons were pressed than the expert chose."""
 
-CONV = {"type": "conv", "features": [16, 32, 64], "depth": 0}
+CONV = {"type": "conv", "stem": 2, "features": [16, 32, 64], "depth": 0}
 ENCODER = {"backbone": CONV, "grid": [3, 4], "width": 128, "dropout_rate": 0.0}
 WINDOW = {"ticks": 8, "stride": 2}
 
@@ -41,8 +41,8 @@ STATE = {**ENCODER, "state": True}
 
 MODELS: dict[str, dict[str, Any]] = {
     "pure_cnn": {
-        "name": "pure_cnn", "conv_features": [16, 32, 64], "conv_depth": 0, "grid": [3, 4],
-        "dense_features": [128], "dropout_rate": 0.0,
+        "name": "pure_cnn", "conv_stem": 2, "conv_features": [16, 32, 64], "conv_depth": 0,
+        "grid": [3, 4], "dense_features": [128], "dropout_rate": 0.0,
     },
     "state_vision": {"name": "state_vision", "encoder": STATE, "dropout_rate": 0.0},
     "vla": {

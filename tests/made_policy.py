@@ -14,7 +14,7 @@ ACTIONS = (
     *("move_left", "lock_on", "dodge_roll/dash", "move_right"),
     *("attack", "move_back", "move_forward"),
 )
-MODEL = {"name": "pure_cnn", "conv_features": [4, 8], "dense_features": [8]}
+MODEL = {"name": "pure_cnn", "conv_stem": 2, "conv_features": [4, 8], "dense_features": [8]}
 
 
 def made_bundle(actions=ACTIONS, state=(), **frame) -> Bundle:

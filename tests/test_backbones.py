@@ -155,8 +155,8 @@ def test_weights_of_any_precision_become_float32(dtype, tmp_path):
 @pytest.mark.parametrize(
     ("config", "shape", "width"),
     [
-        (ConvConfig(), (5, 7), 256),
-        (ConvConfig(features=(8, 16), depth=0, batch_norm=False), (18, 26), 16),
+        (ConvConfig(), (2, 2), 256),
+        (ConvConfig(stem=2, features=(8, 16), depth=0, batch_norm=False), (18, 26), 16),
         (ResNetConfig(), (3, 4), 512),
         (ResNetConfig(depth=50, stem="small"), (9, 13), 2048),
         (EfficientNetConfig(), (3, 4), 1280),

@@ -26,7 +26,7 @@ from tests.made_data import make_dataset, zipped
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "data" / "freedoom_human_sample.zarr.zip"
 SMALL = (
-    *("--model.conv_features", "[8, 16]", "--model.conv_depth", "0"),
+    *("--model.conv_stem", "2", "--model.conv_features", "[8, 16]", "--model.conv_depth", "0"),
     *("--model.dense_features", "[16]", "--training.batch_size", "16"),
 )
 

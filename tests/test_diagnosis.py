@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
         "model": {
             "name": "state_vision",
             "encoder": {
-                "backbone": {"type": "conv", "features": [8, 16], "depth": 0},
+                "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
                 "grid": [2, 2], "width": 32, "state": True, "past_actions": True,
             },
         },

@@ -9,8 +9,12 @@ import zarr
 from BC_training import train
 from BC_training.common import config as configs
 
-ENCODER = {"backbone": {"type": "conv", "features": [8], "depth": 0}, "grid": [2, 2], "width": 32}
-SINGLE = {"pure_cnn": {"conv_features": [8], "conv_depth": 0, "grid": [2, 2]}}
+ENCODER = {
+    "backbone": {"type": "conv", "stem": 2, "features": [8], "depth": 0},
+    "grid": [2, 2],
+    "width": 32,
+}
+SINGLE = {"pure_cnn": {"conv_stem": 2, "conv_features": [8], "conv_depth": 0, "grid": [2, 2]}}
 TEMPORAL = {
     "temporal_lstm": {"encoder": ENCODER, "hidden": 32, "ticks": 8},
     "temporal_transformer": {"encoder": ENCODER, "layers": 1, "heads": 2, "ticks": 8},

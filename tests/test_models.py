@@ -20,13 +20,13 @@ from tests import window_model
 from tests.made_data import make_dataset
 
 ENCODER = {
-    "backbone": {"type": "conv", "features": [8, 16], "depth": 0},
+    "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
     "grid": [2, 2],
     "width": 32,
     "state_features": [16],
 }
 SMALL = {
-    "pure_cnn": {"conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
+    "pure_cnn": {"conv_stem": 2, "conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
     "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
     "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
     "temporal_transformer": {

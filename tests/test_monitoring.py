@@ -49,7 +49,7 @@ def configure(recorded, tmp_path):
                 "cache_dir": str(tmp_path / "cache"),
             },
             "model": {
-                "name": "pure_cnn", "conv_features": [4, 8], "conv_depth": 0,
+                "name": "pure_cnn", "conv_stem": 2, "conv_features": [4, 8], "conv_depth": 0,
                 "dense_features": [8],
             },
             "training": {

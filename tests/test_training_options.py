@@ -20,7 +20,13 @@ from BC_training.common.types import UserError
 from tests.made_data import make_dataset
 
 ROOT = Path(__file__).parent.parent
-MODEL = {"name": "pure_cnn", "conv_features": [8, 16], "conv_depth": 0, "dense_features": [16]}
+MODEL = {
+    "name": "pure_cnn",
+    "conv_stem": 2,
+    "conv_features": [8, 16],
+    "conv_depth": 0,
+    "dense_features": [16],
+}
 PLAIN = {"use_batch_norm": False, "dropout_rate": 0.0}
 
 

@@ -24,7 +24,11 @@ class ConvConfig(Section):
     type: Literal["conv"] = "conv"
     """A stack of conv blocks."""
     features: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1)
-    """Channels of each conv block; each halves height and width."""
+    """Channels of each conv block. The first divides height and width by `stem`, each other
+    by 2."""
+    stem: PositiveInt = 8
+    """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
+    cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
     depth: int = Field(default=2, ge=0)
     """Residual 3x3 convolutions in each block, after the one that downsamples."""
     batch_norm: bool = True
@@ -87,7 +91,12 @@ def make_backbone(config: BackboneConfig, channels: int, rngs: nnx.Rngs) -> Back
     """
     if config.type == "conv":
         return ConvEncoder(
-            channels, config.features, depth=config.depth, batch_norm=config.batch_norm, rngs=rngs
+            channels,
+            config.features,
+            stem=config.stem,
+            depth=config.depth,
+            batch_norm=config.batch_norm,
+            rngs=rngs,
         )
     if config.type == "patch":
         return Patches(config, channels, rngs)

@@ -31,15 +31,17 @@ class Backbone(nnx.Module):
 
 
 class ConvNormAct(nnx.Module):
-    """3x3 convolution, batch norm (or a bias without it), ReLU."""
+    """Convolution, batch norm (or a bias without it), ReLU. The kernel is 3x3, or as wide as the
+    stride if that is more, so that every pixel counts."""
 
     def __init__(
         self, inputs: int, outputs: int, *, stride: int = 1, batch_norm: bool, rngs: nnx.Rngs
     ):
+        size = max(3, stride)
         self.conv = nnx.Conv(
             inputs,
             outputs,
-            (3, 3),
+            (size, size),
             strides=stride,
             use_bias=not batch_norm,
             kernel_init=nnx.initializers.he_normal(),
@@ -59,10 +61,19 @@ class ConvNormAct(nnx.Module):
 
 
 class ConvBlock(nnx.Module):
-    """Halves height and width, then refines by `depth` residual convolutions."""
+    """Divides height and width by `stride`, then refines by `depth` residual convolutions."""
 
-    def __init__(self, inputs: int, outputs: int, *, depth: int, batch_norm: bool, rngs: nnx.Rngs):
-        self.down = ConvNormAct(inputs, outputs, stride=2, batch_norm=batch_norm, rngs=rngs)
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        depth: int,
+        batch_norm: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.down = ConvNormAct(inputs, outputs, stride=stride, batch_norm=batch_norm, rngs=rngs)
         self.residual = nnx.List(
             [ConvNormAct(outputs, outputs, batch_norm=batch_norm, rngs=rngs) for _ in range(depth)]
         )
@@ -77,23 +88,26 @@ class ConvBlock(nnx.Module):
 
 
 class ConvEncoder(Backbone):
-    """Conv blocks of growing width."""
+    """Conv blocks of growing width: the first divides height and width by `stem`, the others
+    halve them."""
 
     def __init__(
         self,
         channels: int,
         features: Sequence[int],
         *,
+        stem: int,
         depth: int,
         batch_norm: bool,
         rngs: nnx.Rngs,
     ):
         self.width = features[-1]
-        widths = [channels, *features]
+        widths = itertools.pairwise([channels, *features])
+        strides = [stem] + [2] * (len(features) - 1)
         self.blocks = nnx.List(
             [
-                ConvBlock(inputs, outputs, depth=depth, batch_norm=batch_norm, rngs=rngs)
-                for inputs, outputs in itertools.pairwise(widths)
+                ConvBlock(*width, stride=stride, depth=depth, batch_norm=batch_norm, rngs=rngs)
+                for width, stride in zip(widths, strides, strict=True)
             ]
         )
 

@@ -13,7 +13,11 @@ from BC_training.common.types import DataSpec, ModelConfig, Observation
 
 class Config(ModelConfig):
     conv_features: tuple[PositiveInt, ...] = Field(default=(32, 64, 128, 256), min_length=1)
-    """Channels of each conv block; each halves height and width."""
+    """Channels of each conv block. The first divides height and width by `conv_stem`, each other
+    by 2."""
+    conv_stem: PositiveInt = 8
+    """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
+    cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
     conv_depth: int = Field(default=2, ge=0)
     """Residual 3x3 convolutions in each block, after the one that downsamples."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
@@ -34,6 +38,7 @@ class PureCNN(Model):
         self.encoder = ConvEncoder(
             spec.frame.channels,
             config.conv_features,
+            stem=config.conv_stem,
             depth=config.conv_depth,
             batch_norm=config.use_batch_norm,
             rngs=rngs,
