@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import numpy as np
 import pytest
 import zarr
 from nbclient import NotebookClient
 
-from tests.made_data import ACTIONS, make_dataset
+from tests.made_data import make_dataset
 
 NOTEBOOK = Path(__file__).parent.parent / "gameplay_pipeline" / "explore_zarr_dataset.ipynb"
 FIGURES = 8
@@ -34,7 +33,7 @@ def replace(notebook: Any, old: str, new: str) -> None:
 def executed(notebook: Any, folder: Path) -> Any:
     """Runs it with this folder as its own; a cell that raises fails the test."""
     folder.mkdir()
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=folder)
+    NotebookClient(notebook, timeout=300, startup_timeout=300).execute(cwd=folder)
     return notebook
 
 
@@ -98,20 +97,15 @@ def test_it_goes_on_without_a_state(tmp_path):
 def test_it_draws_other_games_attributes_and_names_what_it_leaves_out(tmp_path):
     made = make_dataset(tmp_path / "made.zarr", attributes={"color_order": "BGR"})
     root = zarr.open_group(made.path)
-    del root["episode_1/actions"]
-    actions = root["episode_2/actions"]
-    assert isinstance(actions, zarr.Array)
     for name in root.group_keys():
-        if name != "episode_1":
-            pressed = root[f"{name}/actions"]
-            assert isinstance(pressed, zarr.Array)
-            pressed[:, 1] = np.zeros(pressed.shape[0], bool)
+        root[f"{name}/actions"][:, 1] = False
+    del root["episode_1/actions"]
     notebook = shown(made.path, tmp_path / "notebooks")
     assert "left out episode_1: it has no actions" in text(notebook)
+    # What the plots say of a button never pressed is in pictures; the run must only get past it.
     assert re.search(r"^hint +-?\d", text(notebook), re.MULTILINE)
     assert images(notebook) == FIGURES - 1
     assert text(notebook, "stderr") == ""
-    assert len(ACTIONS) == 3
 
 
 def test_what_is_committed_was_run_from_top_to_bottom():
