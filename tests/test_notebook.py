@@ -1,7 +1,10 @@
 """The notebook runs on any dataset, and what is committed of it is what it gives."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +33,6 @@ def replace(notebook: Any, old: str, new: str) -> None:
     cell.source = cell.source.replace(old, new)
 
 
-def executed(notebook: Any, folder: Path) -> Any:
-    """Runs it with this folder as its own; a cell that raises fails the test."""
-    folder.mkdir()
-    NotebookClient(notebook, timeout=300, startup_timeout=300).execute(cwd=folder)
-    return notebook
-
-
 def text(notebook: Any, stream: str = "stdout") -> str:
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     return "".join(output.text for output in outputs if output.get("name") == stream)
@@ -47,18 +43,47 @@ def images(notebook: Any) -> int:
                for cell in code(notebook) for output in cell.outputs)  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def fonts(tmp_path_factory) -> Path:
+    """What Matplotlib knows of the fonts here: it looks for them once, and where that takes long
+    it says so, which is no output of the notebook."""
+    folder = tmp_path_factory.mktemp("matplotlib")
+    environment = {**os.environ, "MPLCONFIGDIR": str(folder)}
+    look = [sys.executable, "-c", "import matplotlib.font_manager"]
+    subprocess.run(look, env=environment, capture_output=True, check=True)
+    return folder
+
+
+@pytest.fixture
+def execute(tmp_path, monkeypatch, fonts):
+    """Runs a notebook with a folder of the test's as its own; a cell that raises fails the test."""
+    monkeypatch.setenv("MPLCONFIGDIR", str(fonts))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+
+    def run(notebook: Any) -> Any:
+        NotebookClient(notebook, timeout=300, startup_timeout=300).execute(cwd=folder)
+        return notebook
+
+    return run
+
+
+def pointed_at(dataset: Path) -> Any:
+    """The notebook, to be run on another dataset."""
+    notebook = opened()
+    (cell,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
+    cell.source = f"dataset = {str(dataset)!r}"
+    return notebook
 
 
 @pytest.mark.slow
-def test_it_records_fights_where_there_are_none_and_shows_them(tmp_path):
+def test_it_records_fights_where_there_are_none_and_shows_them(execute, tmp_path):
     notebook = opened()
     replace(notebook, "episodes=6", "episodes=2")
     replace(notebook, "256x144", "64x36")
-    executed(notebook, tmp_path / "notebooks")
+    execute(notebook)
     assert sorted(zarr.open_group(tmp_path / "dataset" / "explore.zarr").group_keys()) == [
         "episode_0", "episode_1"
     ]  # fmt: skip
@@ -72,21 +97,13 @@ def test_it_records_fights_where_there_are_none_and_shows_them(tmp_path):
         assert kinds[0] == kinds[1], fresh.source
 
 
-def shown(dataset: Path, folder: Path) -> Any:
-    """The notebook, pointed at another dataset."""
-    notebook = opened()
-    (cell,) = [cell for cell in code(notebook) if "parameters" in cell.metadata.get("tags", [])]
-    cell.source = f"dataset = {str(dataset)!r}"
-    return executed(notebook, folder)
-
-
-def test_it_goes_on_without_a_state(tmp_path):
+def test_it_goes_on_without_a_state(execute, tmp_path):
     made = make_dataset(tmp_path / "made.zarr")
     root = zarr.open_group(made.path)
     del root.attrs["attributes"], root.attrs["fps"]
     for name in root.group_keys():
         del root[f"{name}/state"]
-    notebook = shown(made.path, tmp_path / "notebooks")
+    notebook = execute(pointed_at(made.path))
     assert "This dataset has no state." in text(notebook)
     assert "Without state there is nothing to draw here." in text(notebook)
     assert "This needs a button for dodging" in text(notebook)
@@ -94,15 +111,14 @@ def test_it_goes_on_without_a_state(tmp_path):
     assert text(notebook, "stderr") == ""
 
 
-def test_it_draws_other_games_attributes_and_names_what_it_leaves_out(tmp_path):
+def test_it_draws_other_games_attributes_and_names_what_it_leaves_out(execute, tmp_path):
     made = make_dataset(tmp_path / "made.zarr", attributes={"color_order": "BGR"})
     root = zarr.open_group(made.path)
     for name in root.group_keys():
-        root[f"{name}/actions"][:, 1] = False
+        root[f"{name}/actions"][:, 1] = False  # a button that is never pressed
     del root["episode_1/actions"]
-    notebook = shown(made.path, tmp_path / "notebooks")
+    notebook = execute(pointed_at(made.path))
     assert "left out episode_1: it has no actions" in text(notebook)
-    # What the plots say of a button never pressed is in pictures; the run must only get past it.
     assert re.search(r"^hint +-?\d", text(notebook), re.MULTILINE)
     assert images(notebook) == FIGURES - 1
     assert text(notebook, "stderr") == ""
