@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -89,6 +90,25 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Setting(NamedTuple):
+    """What all fights have in common."""
+
+    checkpoint: Path
+    env_id: str
+    adapter: Adapter
+    play: Mapping[str, Any]
+    """Keys of the section `play` that differ from the checkpoint's."""
+
+    def policy(self) -> Policy:
+        """The player."""
+        bundle, model = checkpoints.load_model(self.checkpoint)
+        return Policy(bundle.decided_by(self.play), model)
+
+    def env(self, bundle: Bundle) -> Environment:
+        """Where it plays."""
+        return make_env(self.env_id, bundle, self.adapter)
+
+
 class Job(NamedTuple):
     """A fight to be had."""
 
@@ -138,6 +158,7 @@ def fight(
     baselines: bool = True,
     video: Path | None = None,
     instruction: str | None = None,
+    play: Mapping[str, Any] = MappingProxyType({}),
     aside: bool = False,
 ) -> list[Fight]:
     """Has a checkpoint fight, beside the expert where there is one and players without a model.
@@ -145,21 +166,21 @@ def fight(
     Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
     soon as it is over, whatever stops the others. Fights run side by side in `workers` processes on
     the CPU (by default one per usable core), or with one worker in this process, on its device; the
-    outcome does not depend on how many, latencies do. `aside`, of a training that goes on: never
-    in this process, and without tables.
+    outcome does not depend on how many, latencies do. `play` decides otherwise than the checkpoint
+    would. `aside`, of a training that goes on: never in this process, and without tables.
 
     Raises:
         UserError: the environment can't be made, breaks the checkpoint's contract, or failed in
             some of the fights.
     """
-    folder = checkpoints.locate(checkpoint)
-    bundle = checkpoints.read_bundle(folder)
+    setting = Setting(checkpoints.locate(checkpoint), env_id, adapter, dict(play))
+    bundle = checkpoints.read_bundle(setting.checkpoint).decided_by(play)
     name = bundle.resolved_config().model.name
     if instruction is not None:
         if bundle.preprocess.instructions is None:
             raise UserError(f"--instruction: {name} reads none")
         bundle.preprocess.instructions.encode(instruction)  # refused before the fights, if at all
-    env = make_env(env_id, bundle, adapter)
+    env = setting.env(bundle)
     with contextlib.closing(env):
         players = [name]
         if baselines:
@@ -178,10 +199,10 @@ def fight(
             raise UserError(f"--workers {workers}: there is one {env_id} only")
         workers = min(workers or usable_cores(), len(jobs)) if env.parallel else 1
         if workers == 1 and not aside:
-            results = _in_this_process(folder, env_id, adapter, jobs, env)
+            results = _in_this_process(setting, jobs, env)
         else:
             env.close()
-            results = _in_processes(folder, env_id, adapter, jobs, workers)
+            results = _in_processes(setting, jobs, workers)
         fights: list[Fight] = []
         failures: list[Failure] = []
         try:
@@ -379,9 +400,9 @@ def _keep(
 
 
 def _in_this_process(
-    folder: Path, env_id: str, adapter: Adapter, jobs: Sequence[Job], env: Environment
+    setting: Setting, jobs: Sequence[Job], env: Environment
 ) -> Generator[Fight | Failure]:
-    policy = Policy.load(folder)
+    policy = setting.policy()
     try:
         for number, job in enumerate(jobs):
             result = _fight(policy, env, job)
@@ -390,7 +411,7 @@ def _in_this_process(
                 # Whatever state it is in: the next fight gets a new one.
                 env.close()
                 try:
-                    env = make_env(env_id, policy.bundle, adapter)
+                    env = setting.env(policy.bundle)
                 except UserError as error:
                     lost = f"{job.player}, seed {job.seed}: {result.reason}"
                     raise UserError(f"{lost}; and after that: {error}") from error
@@ -399,7 +420,7 @@ def _in_this_process(
 
 
 def _in_processes(
-    folder: Path, env_id: str, adapter: Adapter, jobs: Sequence[Job], workers: int
+    setting: Setting, jobs: Sequence[Job], workers: int
 ) -> Generator[Fight | Failure]:
     others = set(multiprocessing.active_children())
     # Not forked: a forked copy of JAX's threads hangs.
@@ -407,7 +428,7 @@ def _in_processes(
         workers,
         multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(folder, env_id, adapter),
+        initargs=(setting,),
     ) as pool:
         try:
             for future in as_completed([pool.submit(_work, job) for job in jobs]):
@@ -415,7 +436,8 @@ def _in_processes(
         except BrokenProcessPool as error:
             raise UserError(
                 "a process of the fights died, perhaps for want of memory; the checkpoint is "
-                f"unharmed: python -m BC_training.rollout --checkpoint {folder} --env {env_id}"
+                f"unharmed: python -m BC_training.rollout --checkpoint {setting.checkpoint} "
+                f"--env {setting.env_id}"
             ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -431,14 +453,14 @@ class _Worker:
     env: Environment
 
 
-def _start_worker(folder: Path, env_id: str, adapter: Adapter) -> None:
+def _start_worker(setting: Setting) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=end_with_parent, daemon=True).start()
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
-    _Worker.policy = Policy.load(folder)
-    _Worker.env = make_env(env_id, _Worker.policy.bundle, adapter)
+    _Worker.policy = setting.policy()
+    _Worker.env = setting.env(_Worker.policy.bundle)
 
 
 def _work(job: Job) -> Fight | Failure:
@@ -535,6 +557,7 @@ def rollout(
     baselines: bool = True,
     video: Path | None = None,
     instruction: str | None = None,
+    play: str = "{}",
     adapter: AdapterFlag | None = None,
 ) -> int:
     """Fights of a checkpoint beside those of the expert, of random, of no and of held buttons.
@@ -552,6 +575,8 @@ def rollout(
         video: an .mp4 of the policy's first fight.
         instruction: how to play, for models that read it; by default dataset.instruction, or else
             the commonest one of the training split.
+        play: keys of the section `play` of the configuration, as JSON, to decide otherwise than the
+            checkpoint would: '{"rule": "sample"}'.
         adapter: what the environment doesn't say about itself, as JSON; by default the
             section `environment` of the checkpoint's configuration, if it names the same `env`.
     """
@@ -580,8 +605,19 @@ def rollout(
         baselines=baselines,
         video=video,
         instruction=instruction,
+        play=_parsed(play),
     )
     return 0
+
+
+def _parsed(play: str) -> dict[str, Any]:
+    try:
+        parsed = json_format.loads(play)
+    except json_format.JSONDecodeError as error:
+        raise UserError(f"--play: {play!r} is not JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise UserError(f'--play: {play!r} is no JSON object, such as {{"rule": "sample"}}')
+    return parsed
 
 
 def main() -> int:

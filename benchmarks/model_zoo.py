@@ -157,11 +157,13 @@ def baselines(folder: Path, job: Job) -> dict[str, Any]:
     }
 
 
+def interval(cell: dict[str, float]) -> str:
+    """A mean and its interval, in percent."""
+    return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * cell[k] for k in ("mean", "low", "high")))
+
+
 def table(rows: dict[str, Any], title: str) -> None:
     """Prints what is known."""
-
-    def interval(cell: dict[str, float]) -> str:
-        return "{:.0f} [{:.0f}, {:.0f}]".format(*(100 * cell[k] for k in ("mean", "low", "high")))
 
     shown = console.make_table(title)
     shown.add_column("model")

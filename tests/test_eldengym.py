@@ -25,6 +25,7 @@ from gameplay_pipeline.live import GameLost, LiveGame
 from tests.fake_siphon import FakeSiphon, quicken, recorded_fight
 from tests.made_policy import ACTIONS, made_bundle, save_policy
 from tests.test_commands import run, start
+from tests.test_replay import same_in_play_and_training
 
 MARGIT = "gameplay_pipeline.live:Margit-v0"
 KEYS = dict(
@@ -364,3 +365,11 @@ def test_keys_that_a_killed_run_left_down_are_released_by_the_next(server):
     server.down = {"W", "P", "LEFT_SHIFT"}
     LiveGame("Margit-v0", server.host, 64, 36, ACTIONS).close()
     assert not server.down
+
+
+def test_the_live_game_shows_in_play_what_was_recorded(tmp_path, server):
+    server.jpegs, server.attributes = server.jpegs * 4, server.attributes * 4
+    arguments = {"host": server.host, "attributes": ("HeroHp", "HeroAnimId", "NpcAnimId")}
+    env = make(MARGIT, Adapter(arguments=arguments), Wanted(64, 36, ACTIONS))
+    same_in_play_and_training(env, tmp_path)
+    env.close()

@@ -169,6 +169,21 @@ def test_interrupted_fights_are_kept(toy_policy, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+def test_a_checkpoint_decides_as_it_is_told(toy_policy, workers):
+    presses = {}
+    for play in ("{}", '{"rule": "sample"}', '{"rule": "sample", "min_release": 1000}'):
+        done = run(rollout.main, "--checkpoint", toy_policy, "--env", "tests.toy_env:Toy-v0",
+                   "--episodes", "4", "--no_baselines", "--workers", workers,
+                   "--play", play)  # fmt: skip
+        assert done.status == 0, done.err
+        fights = read(toy_policy / "fights.json")["fights"]
+        presses[play] = [round(fight["presses"] * fight["seconds"]) for fight in fights]
+    as_saved, drawn, once = presses.values()
+    assert sum(drawn) > max(sum(as_saved), sum(once))
+    assert max(once) <= 3  # each of the three buttons, once
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers):
     done = run(rollout.main, "--checkpoint", toy_policy, "--env", "tests.toy_env:Crashing-v0",
                "--episodes", "6", "--workers", workers, "--no_baselines")  # fmt: skip
@@ -193,6 +208,12 @@ def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers
         (
             ("--env", "tests.toy_env:Toy-v0", "--instruction", "attack"),
             "--instruction: pure_cnn reads none",
+        ),
+        (("--env", "tests.toy_env:Toy-v0", "--play", "{rule}"), "--play: '{rule}' is not JSON"),
+        (("--env", "tests.toy_env:Toy-v0", "--play", "[1]"), "--play: '[1]' is no JSON object"),
+        (
+            ("--env", "tests.toy_env:Toy-v0", "--play", '{"rools": "sample"}'),
+            "play.rools: unknown key; the nearest known one is play.rule",
         ),
         (("--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
         (("--env", ARENA, "--json", "nowhere/fights.json"), "--json: no folder nowhere"),

@@ -75,6 +75,16 @@ class Bundle(Section):
         """The configuration in its own classes."""
         return configs.validate(self.config, "the checkpoint's configuration")
 
+    def decided_by(self, play: Mapping[str, Any]) -> "Bundle":
+        """The same policy, but for these keys of the section `play`.
+
+        Raises:
+            UserError: there is no such key, or its value is none.
+        """
+        config = {**self.config, "play": {**self.config.get("play", {}), **play}}
+        configs.validate(config, "--play")
+        return self.model_copy(update={"config": config})
+
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a checkpoint computes."""

@@ -34,10 +34,19 @@ class EncoderConfig(Section):
 
 
 class StateEncoder(nnx.Module):
-    """Continuous features and embedded categories through dense layers."""
+    """Continuous features and embedded categories through dense layers.
+
+    Raises:
+        UserError: the state has no features.
+    """
 
     def __init__(self, config: EncoderConfig, spec: DataSpec, rngs: nnx.Rngs):
         features = spec.features
+        if not features.state and not features.categories:
+            raise UserError(
+                f"model: the state ({', '.join(spec.state)}) is the same at every tick of the "
+                "training split and tells nothing; set the model's key `state` to false"
+            )
         self.embeddings = nnx.List(
             [CategoryEmbedding(size, config.category_width, rngs) for size in features.categories]
         )
