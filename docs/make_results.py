@@ -1,4 +1,4 @@
-"""Writes docs/results.md from benchmarks/results/.
+"""Writes docs/results.md, and the table of models in README.md, from benchmarks/results/.
 
 uv run python docs/make_results.py
 """
@@ -9,6 +9,8 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- written by docs/make_results.py -->\n", "<!-- up to here -->\n"
 
 ZOO = """# Results
 
@@ -35,6 +37,13 @@ INSTRUCTIONS = """## A policy that is told how to play
 `uv run python -m benchmarks.instructions` records {recordings} fights in the expert's four styles,
 each with an instruction, trains the vla on them (passes: {epochs}), and has it fight the same
 {fights} seeds under one instruction of each style, beside the expert in that style.
+
+"""
+DECISIONS = """## The same networks, decided otherwise
+
+`uv run python -m benchmarks.decisions`: what the section `play` of a configuration (or `--play` of
+`BC_training.rollout`) makes of two networks of the table above. Exact match and onset F1 are of the
+recorded validation fights, played to the policy tick by tick.
 
 """
 ABLATION = """## One change at a time
@@ -87,13 +96,38 @@ def told(rows: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def page() -> str:
-    """The whole page, of what has been measured."""
-    found = {
+def decided(rows: dict[str, Any]) -> str:
+    """Each way to decide, a row each."""
+    lines = [
+        "| network: `play` | exact match | onset F1 | presses/s | won % | boss health removed % |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        cells = [f"{row[key]:.3f}" for key in ("exact_match", "onset_f1")]
+        cells += [interval(row["presses"], 1, 2)]
+        cells += [interval(row[key]) for key in ("won", "boss_health_removed")]
+        lines.append(" | ".join([f"| {name}", *cells]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def measured() -> dict[str, Any]:
+    """What the benchmarks have found so far."""
+    return {
         name: json.loads((RESULTS / f"{name}.json").read_text())
-        for name in ("model_zoo", "instructions", "ablation")
+        for name in ("model_zoo", "instructions", "decisions", "ablation")
         if (RESULTS / f"{name}.json").exists()
     }
+
+
+def readme() -> str:
+    """README.md with the table of models as it is now."""
+    before, rest = README.read_text().split(BEGIN)
+    return before + BEGIN + models(measured()["model_zoo"]["rows"]) + END + rest.split(END)[1]
+
+
+def page() -> str:
+    """The whole page, of what has been measured."""
+    found = measured()
     text = ""
     if zoo := found.get("model_zoo"):
         height, width = zoo["frame"]
@@ -102,6 +136,8 @@ def page() -> str:
         text += ZOO.format(**facts, fights=fights) + models(zoo["rows"]) + ZOO_READ
     if instructions := found.get("instructions"):
         text += INSTRUCTIONS.format(**instructions) + told(instructions["rows"]) + "\n"
+    if decisions := found.get("decisions"):
+        text += DECISIONS + decided(decisions["rows"]) + "\n"
     if ablation := found.get("ablation"):
         text += ABLATION.format(**ablation) + models(ablation["rows"])
     return text.rstrip("\n") + "\n"
@@ -109,3 +145,4 @@ def page() -> str:
 
 if __name__ == "__main__":
     (HERE / "results.md").write_text(page())
+    README.write_text(readme())

@@ -142,6 +142,7 @@ def test_citation_and_changelog_are_of_this_version():
     assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_the_results_page_holds_what_was_measured():
-    written = (ROOT / "docs" / "results.md").read_text()
-    assert written == make_results.page(), "run: uv run python docs/make_results.py"
+def test_the_pages_hold_what_was_measured():
+    for page, expected in (("docs/results.md", make_results.page()),
+                           ("README.md", make_results.readme())):  # fmt: skip
+        assert (ROOT / page).read_text() == expected, "run: uv run python docs/make_results.py"
