@@ -60,7 +60,9 @@ def recordings(made, tmp_path):
 def run(recordings, out=None, resolution="96x64", workers=1, **options) -> int:
     binds = options.pop("keybinds", None) or write_keybinds(recordings.parent / "keybinds.json")
     out = out or recordings.parent / "out.zarr"
-    return convert(Conversion(recordings, out, binds, resolution, workers=workers, **options))
+    return convert(
+        Conversion(recordings, out, binds, resolution=resolution, workers=workers, **options)
+    )
 
 
 def read(path, number):
