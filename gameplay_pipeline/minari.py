@@ -204,7 +204,7 @@ def _is_image(space: Any) -> bool:
 def _say_what_stays_behind(dataset: Any, plan: Plan, is_ours: bool) -> None:
     lost = ["rewards, terminations, truncations, infos", "what was seen after the last action"]
     if is_ours:  # those are not real; what is true in the infos is kept
-        lost = [f"{SOURCE} of the episodes: it is now their number in Minari"]
+        lost = [f"{SOURCE}, where episodes have one: it is now their number in Minari"]
     if isinstance(dataset.observation_space, spaces.Dict):
         kept = {plan.camera, *plan.state}
         if others := sorted(set(dataset.observation_space.spaces) - kept):
