@@ -222,6 +222,8 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
             dataset = _open(job)
             episode = dataset[int(name)]
             (metadata,) = dataset.storage.get_episode_metadata([int(name)])
+            own = json.loads(metadata.get(OURS, "{}"))
+            times = (episode.infos or {}).get(TIMES) if OURS in metadata else None
         except Exception as error:  # whatever minari and HDF5 raise at damaged data
             raise EpisodeError(f"it can't be read: {error!r}") from error
         actions = _pressed(np.asarray(episode.actions), plan)
@@ -247,10 +249,8 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
                     actions[tick],
                     state[tick],
                 )
-            times = (episode.infos or {}).get(TIMES) if OURS in metadata else None
             writer.finish(
-                {**json.loads(metadata.get(OURS, "{}")), SOURCE: name},
-                timestamps=None if times is None else times[:ticks],
+                {**own, SOURCE: name}, timestamps=None if times is None else times[:ticks]
             )
     except EpisodeError as error:
         return Done(name, problem=str(error))
@@ -274,9 +274,9 @@ def to_minari(job: ToMinari) -> int:
         RecordError: there is no such dataset, it can't be carried over, or the new one can't be
             written.
     """
-    library = require("minari", "minari")
+    require("pyarrow", "minari")
     try:
-        library.dataset.minari_dataset.parse_dataset_id(job.out.name)
+        require("minari.dataset.minari_dataset", "minari").parse_dataset_id(job.out.name)
     except (ValueError, TypeError) as error:  # the latter where the version is missing
         raise RecordError(
             f"{job.out}: Minari finds datasets by names with a version; call it "
@@ -307,14 +307,14 @@ def to_minari(job: ToMinari) -> int:
 
 def _new_storage(job: ToMinari, source: Opened, folder: Path) -> Any:
     """An empty Minari dataset."""
-    library = require("minari", "minari")
+    storages = require("minari.dataset.minari_storage", "minari")
     root = source.reader.attributes
     height, width = source.size
     seen: dict[str, spaces.Space[Any]] = {FRAME: spaces.Box(0, 255, (height, width, 3), np.uint8)}
     if root.get("attributes"):
         seen[STATE] = spaces.Box(-np.inf, np.inf, (len(root["attributes"]),), np.float32)
     with writing(folder):
-        storage = library.dataset.minari_storage.MinariStorage.new(
+        storage = storages.MinariStorage.new(
             folder / "data",
             observation_space=spaces.Dict(seen),
             action_space=spaces.MultiBinary(len(root["keys"])),
@@ -325,7 +325,7 @@ def _new_storage(job: ToMinari, source: Opened, folder: Path) -> Any:
         storage.update_metadata(
             {
                 "dataset_id": job.out.name,
-                "minari_version": library.__version__,
+                "minari_version": require("minari", "minari").__version__,
                 OURS: {**root, "color_order": "RGB"},
             }
         )
@@ -334,7 +334,6 @@ def _new_storage(job: ToMinari, source: Opened, folder: Path) -> Any:
 
 def _export_episode(job: ToMinari, source: Opened, storage: Any, name: str) -> Done:
     """Adds one episode, if it is sound."""
-    library = require("minari", "minari")
     try:
         entry = find_entry(source.reader, name)
         actions, state = read_tables(entry, source.reader.attributes)
@@ -354,7 +353,7 @@ def _export_episode(job: ToMinari, source: Opened, storage: Any, name: str) -> D
         number = storage.total_episodes
         storage.update_episodes(
             [
-                library.data_collector.EpisodeBuffer(
+                require("minari.data_collector", "minari").EpisodeBuffer(
                     observations=seen,
                     actions=actions.astype(np.int8),
                     rewards=np.zeros(ticks),
