@@ -5,6 +5,9 @@ from collections.abc import Callable
 
 from gameplay_pipeline.writer import RecordError
 
+BEGINS_ANEW = "interrupted; nothing of it is kept, the same command begins anew"
+"""What to say after Ctrl-C where the whole is written or nothing."""
+
 
 def run(do: Callable[[], int | None], interrupted: str) -> int:
     """The exit status: 1 where `do` gave a number above zero or raised a RecordError.

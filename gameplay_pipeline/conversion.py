@@ -3,19 +3,20 @@
 import contextlib
 import dataclasses
 import importlib
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+import tyro
 from jaxtyping import Float32
 from rich.console import Console
 from rich.table import Table
 
+from gameplay_pipeline.environment import parse_size
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.workers import in_processes
 from gameplay_pipeline.writer import (
@@ -35,6 +36,22 @@ SOURCE = "source_episode"
 
 LISTED = 5
 """Episodes that a note names; those that were left out are named all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """What every converter into the project's format is told."""
+
+    source: Path
+    """What is converted."""
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """The new dataset; one begun with the same settings is continued."""
+    resolution: str | None = dataclasses.field(default=None, kw_only=True)
+    """Size of the frames in pixels, WIDTHxHEIGHT, by an area filter; theirs if not given."""
+    zarr_format: ZarrFormat = dataclasses.field(default=3, kw_only=True)
+    """3 (sharded), or 2 for readers that know no other."""
+    workers: int | None = dataclasses.field(default=None, kw_only=True)
+    """Episodes that are converted at the same time; the usable cores if not given."""
 
 
 class EpisodeError(Exception):
@@ -71,25 +88,24 @@ def require(module: str, group: str) -> Any:
 
 
 def size_of(resolution: str) -> tuple[int, int]:
-    """Width and height from WIDTHxHEIGHT.
+    """Width and height from --resolution.
 
     Raises:
-        RecordError: it is written otherwise.
+        RecordError: it is not WIDTHxHEIGHT.
     """
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", resolution)
-    if match is None:
-        raise RecordError(
-            f"--resolution is {resolution!r}, but must be WIDTHxHEIGHT, such as 512x288"
-        )
-    return int(match[1]), int(match[2])
+    try:
+        return parse_size(resolution)
+    except ValueError as error:
+        raise RecordError(f"--{error}") from error
 
 
-def check_places(source: Path, out: Path, what: str) -> None:
+def check_places(job: Import, what: str) -> None:
     """Refuses places that can't be read from and written to.
 
     Raises:
-        RecordError: there is no folder `source`, or OUT is no folder's name or lies in it.
+        RecordError: there is no such folder of `what`, or OUT is no folder's name or lies in it.
     """
+    source, out = job.source, job.out
     if not source.is_dir():
         raise RecordError(f"{source}: there is no such folder of {what}")
     if "://" in str(out) or out.suffix == ".zip" or not out.name:
@@ -123,23 +139,25 @@ def as_float32(
     return state, notes
 
 
+def check_workers(workers: int | None) -> None:
+    """Raises a RecordError where there would be none."""
+    if workers is not None and workers < 1:
+        raise RecordError(f"--workers is {workers}, but must be 1 or more")
+
+
 def run(
     do: Callable[[tuple[str, int]], Done],
     names: Sequence[str],
-    out: Path,
+    job: Import,
     info: DatasetInfo,
-    zarr_format: ZarrFormat,
-    workers: int | None,
 ) -> int:
-    """Converts the episodes that the dataset at `out` lacks, and reports.
+    """Converts the episodes that the new dataset lacks, and reports.
 
     Args:
         do: writes one episode, given its name and number, with its name as the attribute `SOURCE`.
         names: of all episodes.
-        out: the dataset.
-        info: of it.
-        zarr_format: of it.
-        workers: processes; the usable cores if not given.
+        job: where to, and in how many processes.
+        info: of the dataset.
 
     Returns:
         The number of episodes that were left out.
@@ -148,9 +166,9 @@ def run(
         RecordError: the dataset there is another one, or it can't be written. What is complete by
             then is kept.
     """
-    if workers is not None and workers < 1:
-        raise RecordError(f"--workers is {workers}, but must be 1 or more")
-    taken = open_dataset(out, info, zarr_format)
+    check_workers(job.workers)
+    out = job.out
+    taken = open_dataset(out, info, job.zarr_format)
     there = {each.get(SOURCE) for each in episode_attributes(out).values()}
     pending = [name for name in names if name not in there]
     if there:
@@ -163,7 +181,7 @@ def run(
     free = (number for number in range(len(taken) + len(pending)) if number not in taken)
     began = time.monotonic()
     results: list[Done] = []
-    doing = in_processes(do, list(zip(pending, free, strict=False)), workers)
+    doing = in_processes(do, list(zip(pending, free, strict=False)), job.workers)
     try:
         with contextlib.closing(doing):
             results += track(

@@ -30,6 +30,7 @@ from gameplay_pipeline.conversion import (
     SOURCE,
     Done,
     EpisodeError,
+    Import,
     as_float32,
     check_places,
     require,
@@ -39,7 +40,7 @@ from gameplay_pipeline.conversion import (
 from gameplay_pipeline.environment import resize
 from gameplay_pipeline.video import frame_times, read_frames
 from gameplay_pipeline.workers import usable_cores
-from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError, ZarrFormat
+from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError
 
 VIDEO, MEMORY, INPUTS, METADATA = "video.mp4", "memory_data.csv", "inputs.csv", "metadata.json"
 
@@ -62,21 +63,15 @@ Button = tuple[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversion:
-    """Turns recorded sessions of play into a dataset."""
+class Conversion(Import):
+    """Turns recorded sessions of play into a dataset; what is stopped goes on when repeated."""
 
-    recordings: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECORDINGS")]
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RECORDINGS")]
     """A folder with a folder for each session."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The dataset; one begun with the same settings is continued."""
     keybinds: Path
     """Which key is which action: a JSON file of version 2.0."""
-    resolution: str = "512x288"
+    resolution: str = dataclasses.field(default="512x288", kw_only=True)
     """Size of the frames in pixels, WIDTHxHEIGHT, by an area filter."""
-    zarr_format: ZarrFormat = 3
-    """3 (sharded), or 2 for readers that know no other."""
-    workers: int | None = None
-    """Sessions that are converted at the same time; the usable cores if not given."""
 
 
 class Keybinds(NamedTuple):
@@ -126,14 +121,14 @@ def convert(job: Conversion) -> int:
     """
     require("av", "convert")
     width, height = size_of(job.resolution)
-    check_places(job.recordings, job.out, "recordings")
-    if (job.recordings / VIDEO).exists():
-        raise RecordError(f"{job.recordings} is a session; give the folder that holds the sessions")
+    check_places(job, "recordings")
+    if (job.source / VIDEO).exists():
+        raise RecordError(f"{job.source} is a session; give the folder that holds the sessions")
     binds = read_keybinds(job.keybinds)
-    sessions = _sessions(job.recordings)
+    sessions = _sessions(job.source)
     info = DatasetInfo(
         keys=binds.actions,
-        attributes=_attributes(job.recordings, sessions),
+        attributes=_attributes(job.source, sessions),
         height=height,
         width=width,
         fps=None,  # each session has its own
@@ -150,7 +145,7 @@ def convert(job: Conversion) -> int:
     at_once = min(job.workers or usable_cores(), len(sessions))
     threads = max(1, usable_cores() // max(at_once, 1))
     do = functools.partial(_convert_session, job, info, binds, threads)
-    return run(do, sessions, job.out, info, job.zarr_format, job.workers)
+    return run(do, sessions, job, info)
 
 
 def read_keybinds(path: Path) -> Keybinds:
@@ -304,7 +299,7 @@ def _convert_session(
 ) -> Done:
     """Writes one session as an episode, if it can be."""
     name, number = item
-    folder = job.recordings / name
+    folder = job.source / name
     try:
         for needed in (VIDEO, MEMORY, INPUTS):
             if not (folder / needed).is_file():

@@ -14,6 +14,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol
 
@@ -244,6 +245,18 @@ def make(name: str, adapter: Adapter, wanted: Wanted) -> Environment:
     except BaseException:
         env.close()
         raise
+
+
+def parse_size(resolution: str) -> tuple[int, int]:
+    """Width and height from WIDTHxHEIGHT.
+
+    Raises:
+        ValueError: it is written otherwise.
+    """
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", resolution)
+    if match is None:
+        raise ValueError(f"resolution is {resolution!r}, but must be WIDTHxHEIGHT, such as 512x288")
+    return int(match[1]), int(match[2])
 
 
 def resize(frame: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray[np.uint8]:

@@ -9,16 +9,13 @@ is `observation.images.screen`. What one format knows and the other doesn't is n
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import itertools
 import json
-import os
 import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +26,30 @@ from gameplay_pipeline.conversion import (
     SOURCE,
     Done,
     EpisodeError,
+    Import,
     as_float32,
     check_places,
+    check_workers,
     require,
     run,
     size_of,
 )
 from gameplay_pipeline.environment import resize
+from gameplay_pipeline.export import (
+    Export,
+    Opened,
+    find_entry,
+    open_source,
+    read_rgb,
+    read_tables,
+    report,
+    say_what_is_lost,
+    unfinished,
+    writing,
+)
 from gameplay_pipeline.progress import track
-from gameplay_pipeline.reader import Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.storage import StorageError, is_url
+from gameplay_pipeline.reader import Reader, ReadError
+from gameplay_pipeline.storage import StorageError
 from gameplay_pipeline.video import LOSSLESS, LOSSY, VideoWriter
 from gameplay_pipeline.video import read_frames as read_video
 from gameplay_pipeline.workers import in_processes
@@ -46,8 +57,6 @@ from gameplay_pipeline.writer import (
     DatasetInfo,
     EpisodeWriter,
     RecordError,
-    ZarrFormat,
-    discard_partial,
     partial_folder,
 )
 
@@ -65,9 +74,6 @@ DATA_FILE_MB = 100
 COUNTERS = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Features that every LeRobot dataset has."""
 
-BLOCK = 64
-"""Frames in memory at a time."""
-
 SAMPLED = 100
 """Frames of an episode, at least, from which the statistics of its pixels are taken."""
 
@@ -76,39 +82,23 @@ Statistics = dict[str, npt.NDArray[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class FromLeRobot:
+class FromLeRobot(Import):
     """Turns a LeRobot dataset into one of ours; what is stopped goes on when repeated."""
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LEROBOT")]
     """The folder that holds meta, data and videos."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The new dataset; one begun with the same settings is continued."""
     camera: str | None = None
     """The feature that becomes the frames; needed where there are several cameras."""
-    resolution: str | None = None
-    """Size of the frames in pixels, WIDTHxHEIGHT, by an area filter; theirs if not given."""
-    zarr_format: ZarrFormat = 3
-    """3 (sharded), or 2 for readers that know no other."""
-    workers: int | None = None
-    """Episodes that are converted at the same time; the usable cores if not given."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ToLeRobot:
+class ToLeRobot(Export):
     """Turns one of our datasets into a LeRobot dataset; what is stopped begins anew."""
 
-    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
-    """A folder, a .zip, or a URL of either."""
-    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The new folder; it must not be there yet."""
     task: str = "Defeat the boss."
     """What is being done, in words, for models that are told."""
-    lossless: bool = False
-    """Keep every pixel as it is; the video is several times larger."""
     fps: float | None = None
     """Ticks a second, where the dataset does not say."""
-    assume_color_order: Literal["RGB", "BGR"] | None = None
-    """What the frames are in, where the dataset does not say."""
     workers: int | None = None
     """Episodes that are converted at the same time; the usable cores if not given."""
 
@@ -147,7 +137,7 @@ def from_lerobot(job: FromLeRobot) -> int:
             written. Episodes that are complete by then are kept.
     """
     require("av", "convert")
-    check_places(job.source, job.out, "a LeRobot dataset")
+    check_places(job, "a LeRobot dataset")
     meta = _read_json(job.source / INFO)
     features = meta.get("features")
     version = str(meta.get("codebase_version"))
@@ -186,7 +176,7 @@ def from_lerobot(job: FromLeRobot) -> int:
     if others:
         print(f"not carried over: {', '.join(others)}", flush=True)
     do = functools.partial(_from_episode, job, info, parts)
-    return run(do, list(parts), job.out, info, job.zarr_format, job.workers)
+    return run(do, list(parts), job, info)
 
 
 def _camera(job: FromLeRobot, features: dict[str, Any]) -> str:
@@ -326,31 +316,19 @@ def to_lerobot(job: ToLeRobot) -> int:
             written.
     """
     require("av", "convert")
-    if job.out.exists():
-        raise RecordError(f"{job.out} is there already; choose another path or remove it")
-    if not is_url(job.source):
-        if not Path(job.source).exists():
-            raise RecordError(f"{job.source}: there is no such dataset")
-        if Path(job.source).resolve() in job.out.resolve().parents:
-            raise RecordError(f"OUT {job.out} lies in {job.source}")
-    try:
-        reader = Reader(job.source)
-        names = reader.names()
-        found = dict(zip(names, reader.entries(names), strict=True))
-    except ReadError as error:
-        raise RecordError(str(error)) from error
-    entries = {name: each for name, each in found.items() if isinstance(each, Entry)}
-    if not isinstance(reader.attributes.get("keys"), list):
-        raise RecordError(f"{job.source}: the root attribute 'keys' is missing")
-    fps, color = _rate(job, reader, entries), _color_order(job, reader)
-    size = _size(job, entries)
-    _say_what_is_lost(job, reader, entries, fps)
-    folder = partial_folder(job.out)
-    discard_partial(job.out)
-    do = functools.partial(_encode, job, fps, color, size)
-    try:
-        with _writing(folder):
-            folder.mkdir(parents=True)
+    check_workers(job.workers)
+    source = open_source(job)
+    fps = _rate(job, source)
+    height, width = source.size
+    if not job.lossless and (height % 2 or width % 2):
+        raise RecordError(
+            f"{job.source}: its frames are {width}x{height}, but a lossy video needs even sizes; "
+            "repack it with --resolution, or give --lossless"
+        )
+    _say_what_is_lost(job, source, fps)
+    names = source.names
+    do = functools.partial(_encode, job, fps, source.color_order, source.size)
+    with unfinished(job.out) as folder:
         with contextlib.closing(in_processes(do, names, job.workers)) as results:
             done = list(
                 track(results, "converting", total=len(names), pending=len(names),
@@ -359,97 +337,56 @@ def to_lerobot(job: ToLeRobot) -> int:
         done.sort(key=lambda each: names.index(each.name))
         kept = [each for each in done if each.problem is None]
         if kept:
-            with _writing(folder):
-                _write_tables(job, folder, reader, kept, entries, fps, size)
+            with writing(folder):
+                _write_tables(job, folder, source, kept, fps)
                 folder.rename(job.out)
-    finally:
-        discard_partial(job.out)
-    left_out = [each for each in done if each.problem is not None]
-    frames = sum(each.frames for each in kept)
-    print(f"{job.out}: {len(kept):,} episodes, {frames:,} frames")
-    for each in left_out:
-        print(f"left out: {each.name}: {each.problem}")
-    return len(left_out)
+    left_out = {each.name: each.problem for each in done if each.problem is not None}
+    return report(job.out, len(kept), sum(each.frames for each in kept), left_out)
 
 
-def _rate(job: ToLeRobot, reader: Reader, entries: dict[str, Entry]) -> float:
+def _rate(job: ToLeRobot, source: Opened) -> float:
     """Ticks a second."""
-    rates = [each.attributes["fps"] for each in entries.values() if "fps" in each.attributes]
-    fps = job.fps or reader.attributes.get("fps") or (float(np.median(rates)) if rates else None)
+    attributes = [each.attributes for each in source.entries.values()]
+    rates = [each["fps"] for each in attributes if "fps" in each]
+    said = source.reader.attributes.get("fps")
+    fps = job.fps or said or (float(np.median(rates)) if rates else None)
     if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
         raise RecordError(f"{job.source}: its fps is {fps}; give --fps, the ticks a second")
     return fps
 
 
-def _size(job: ToLeRobot, entries: dict[str, Entry]) -> tuple[int, int]:
-    """Height and width of most episodes' frames; LeRobot wants all alike."""
-    shapes = [each.arrays["frames"].shape for each in entries.values() if "frames" in each.arrays]
-    sizes = Counter(shape[2:] for shape in shapes if len(shape) == 4)
-    if not sizes:
-        raise RecordError(f"{job.source}: none of its episodes has frames")
-    height, width = sizes.most_common(1)[0][0]
-    if not job.lossless and (height % 2 or width % 2):
-        raise RecordError(
-            f"{job.source}: its frames are {width}x{height}, but a lossy video needs even sizes; "
-            "repack it with --resolution, or give --lossless"
-        )
-    return height, width
-
-
-def _color_order(job: ToLeRobot, reader: Reader) -> str:
-    said = reader.attributes.get("color_order")
-    color = said if said in ("RGB", "BGR") else job.assume_color_order
-    if color is None:
-        raise RecordError(
-            f"{job.source} does not say what its frames are in; "
-            "give --assume-color-order RGB or BGR"
-        )
-    return color
-
-
-def _say_what_is_lost(
-    job: ToLeRobot, reader: Reader, entries: dict[str, Entry], fps: float
-) -> None:
+def _say_what_is_lost(job: ToLeRobot, source: Opened, fps: float) -> None:
+    entries = source.entries.values()
     lost = []
     if not job.lossless:
         lost.append("frames: the video is lossy (H.264, crf 18); --lossless keeps every pixel")
-    if any("timestamps" in each.arrays for each in entries.values()):
+    if any("timestamps" in each.arrays for each in entries):
         lost.append(f"timestamps: LeRobot's frames are a constant 1/{fps:g} s apart")
-    own = {key for each in entries.values() for key in each.attributes}
+    own = {key for each in entries for key in each.attributes}
     if own := own - {"fps", "frame_count"}:
         lost.append(f"attributes of the episodes: {', '.join(sorted(own))}")
-    root = set(reader.attributes) - {"keys", "attributes", "fps", "color_order", "resolution"}
-    if root := root - {"version"}:
+    root = set(source.reader.attributes)
+    if root := root - {"keys", "attributes", "fps", "color_order", "resolution", "version"}:
         lost.append(f"attributes of the dataset: {', '.join(sorted(root))}")
     lost.append("quantiles of the statistics: lerobot has a script that adds them")
-    for each in lost:
-        print(f"not carried over: {each}", flush=True)
+    say_what_is_lost(lost)
 
 
 def _encode(job: ToLeRobot, fps: float, color: str, size: tuple[int, int], name: str) -> Encoded:
     """Writes the video of one episode, if it is sound."""
     try:
         reader = Reader(job.source)
-        (entry,) = reader.entries([name])
-        if isinstance(entry, ReadError):
-            raise entry
-        _tables(entry, reader)
-        frames = entry.arrays["frames"]
-        length, _, height, width = frames.shape
-        if (height, width) != size:
-            raise EpisodeError(f"its frames are {height}x{width}, most are {size[0]}x{size[1]}")
-        pixels = []
+        entry = find_entry(reader, name)
+        length = len(read_tables(entry, reader.attributes).actions)
+        pixels, tick = [], 0
         encoding = LOSSLESS if job.lossless else LOSSY
         path = _encoded(job, name)
-        with _writing(path), VideoWriter(path, (width, height), fps, encoding) as writer:
-            for first in range(0, length, BLOCK):
-                ticks = np.arange(first, min(first + BLOCK, length))
-                block = read_frames([frames] * len(ticks), ticks, (3, height, width))
-                block = block[..., ::-1] if color == "BGR" else block
-                for tick, frame in zip(ticks.tolist(), block, strict=True):
-                    writer.append(frame, round(tick * 1e6 / fps))
-                    if tick % max(1, length // SAMPLED) == 0:
-                        pixels.append(_statistics(frame.reshape(-1, 3) / 255))
+        with writing(path), VideoWriter(path, (size[1], size[0]), fps, encoding) as writer:
+            for frame in itertools.chain.from_iterable(read_rgb(entry, color, size)):
+                writer.append(frame, round(tick * 1e6 / fps))
+                if tick % max(1, length // SAMPLED) == 0:
+                    pixels.append(_statistics(frame.reshape(-1, 3) / 255))
+                tick += 1
         return Encoded(name, length, {**_combined(pixels), "count": np.array([len(pixels)])})
     except (ReadError, StorageError, EpisodeError) as error:
         return Encoded(name, 0, {}, str(error))
@@ -460,39 +397,12 @@ def _encoded(job: ToLeRobot, name: str) -> Path:
     return partial_folder(job.out) / f"{name}.mp4"
 
 
-def _tables(entry: Entry, reader: Reader) -> dict[str, npt.NDArray[np.float32]]:
-    """Actions and state of an episode, [N, F] each.
-
-    Raises:
-        EpisodeError: something is missing, or of another size than it should be.
-        ReadError: it can't be read.
-    """
-    arrays = entry.arrays
-    if "frames" not in arrays or "actions" not in arrays:
-        raise EpisodeError("it has no frames or no actions")
-    length = arrays["frames"].shape[0]
-    if len(arrays["frames"].shape) != 4 or arrays["frames"].shape[1] != 3 or length == 0:
-        raise EpisodeError(f"its frames have shape {arrays['frames'].shape}, not [N, 3, H, W]")
-    wanted = {ACTION: ("actions", reader.attributes["keys"])}
-    if reader.attributes.get("attributes"):
-        wanted[STATE] = ("state", reader.attributes["attributes"])
-    found = {}
-    for feature, (name, columns) in wanted.items():
-        shape = arrays[name].shape if name in arrays else None
-        if shape != (length, len(columns)):
-            raise EpisodeError(f"its {name} have shape {shape}, not {(length, len(columns))}")
-        found[feature] = arrays[name].read().astype(np.float32)
-    return found
-
-
 def _write_tables(
     job: ToLeRobot,
     folder: Path,
-    reader: Reader,
+    source: Opened,
     episodes: Sequence[Encoded],
-    entries: dict[str, Entry],
     fps: float,
-    size: tuple[int, int],
 ) -> None:
     """Writes all but the videos, and puts these in their places."""
     pa: Any = require("pyarrow", "convert")
@@ -504,8 +414,10 @@ def _write_tables(
     try:
         for number, episode in enumerate(episodes):
             ticks = np.arange(episode.frames)
+            actions, state = read_tables(source.entries[episode.name], source.reader.attributes)
             columns: dict[str, npt.NDArray[Any]] = {
-                **_tables(entries[episode.name], reader),
+                ACTION: actions.astype(np.float32),
+                **({} if state is None else {STATE: state}),
                 "timestamp": (ticks / fps).astype(np.float32)[:, None],
                 "frame_index": ticks[:, None],
                 "episode_index": np.full((episode.frames, 1), number),
@@ -564,7 +476,7 @@ def _write_tables(
         for name, each in statistics.items()
     }
     (folder / STATS).write_text(json.dumps(overall, indent=4))
-    info = _info(job, reader, len(episodes), start, fps, size)
+    info = _info(job, source, len(episodes), start, fps)
     (folder / INFO).write_text(json.dumps(info, indent=4))
 
 
@@ -626,17 +538,17 @@ def _combined(parts: Sequence[Statistics]) -> Statistics:
 
 def _info(
     job: ToLeRobot,
-    reader: Reader,
+    source: Opened,
     episodes: int,
     frames: int,
     fps: float,
-    size: tuple[int, int],
 ) -> dict[str, Any]:
     """What meta/info.json says."""
-    height, width = size
+    height, width = source.size
     encoding = LOSSLESS if job.lossless else LOSSY
     rate = int(fps) if fps == int(fps) else fps
-    keys, attributes = reader.attributes["keys"], reader.attributes.get("attributes")
+    root = source.reader.attributes
+    keys, attributes = root["keys"], root.get("attributes")
     features: dict[str, Any] = {
         SCREEN: {
             "dtype": "video",
@@ -694,18 +606,6 @@ def _reading(path: Path) -> Iterator[None]:
         raise EpisodeError(f"{path} can't be read: {error}") from error
 
 
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise RecordError(
-            f"{path} can't be written: {reason}" + (". Make room and begin again" if full else "")
-        ) from error
-
-
 def main() -> int:
     """The command; returns the exit status."""
     job: FromLeRobot | ToLeRobot = tyro.cli(
@@ -713,10 +613,9 @@ def main() -> int:
         | Annotated[ToLeRobot, tyro.conf.subcommand("to")],  # pyright: ignore[reportArgumentType]
         prog="gameplay_pipeline.lerobot",
     )
-    return command.run(
-        lambda: from_lerobot(job) if isinstance(job, FromLeRobot) else to_lerobot(job),
-        "interrupted",
-    )
+    if isinstance(job, FromLeRobot):
+        return command.run(lambda: from_lerobot(job), command.to_be_continued(job.out))
+    return command.run(lambda: to_lerobot(job), command.BEGINS_ANEW)
 
 
 if __name__ == "__main__":

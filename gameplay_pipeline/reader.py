@@ -87,7 +87,7 @@ class Reader:
         """The episodes' names, in natural order.
 
         Raises:
-            ReadError: where the dataset is, nothing can be listed.
+            ReadError: where the dataset is, nothing can be listed, or two have one number.
         """
         try:
             children = self._storage.children("")
@@ -100,7 +100,15 @@ class Reader:
                 f"{self.location}: this server lists no folders and the dataset has no "
                 "consolidated metadata; run zarr.consolidate_metadata on it, or serve it as a .zip"
             )
-        found = {int(match[1]): name for name in children if (match := EPISODE.fullmatch(name))}
+        found: dict[int, str] = {}
+        for name in sorted(children):
+            if match := EPISODE.fullmatch(name):
+                other = found.setdefault(int(match[1]), name)
+                if other != name:
+                    raise ReadError(
+                        f"{self.location}: {other} and {name} have the same number; rename or "
+                        "remove one of them"
+                    )
         return [found[number] for number in sorted(found)]
 
     def entries(self, names: Sequence[str]) -> Iterator[Entry | ReadError]:

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import re
 import sys
 import time
 import traceback
@@ -40,6 +39,7 @@ from gameplay_pipeline.environment import (
     Player,
     Wanted,
     make,
+    parse_size,
 )
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.workers import in_processes
@@ -104,10 +104,7 @@ class Recording:
                 raise ValueError(f"{name} is {value}, but must be {least} or more")
         if not 0 <= self.disturb < 1:
             raise ValueError(f"disturb is {self.disturb}, but must be at least 0 and below 1")
-        if re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.resolution) is None:
-            raise ValueError(
-                f"resolution is {self.resolution!r}, but must be WIDTHxHEIGHT, such as 512x288"
-            )
+        parse_size(self.resolution)
         if not self.out.name:
             raise ValueError(f"out is {str(self.out)!r}, but must name the dataset to be made")
         for name, known in (("policy", PolicyName), ("zarr_format", ZarrFormat)):
@@ -120,8 +117,7 @@ class Recording:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
-        width, height = self.resolution.split("x")
-        return int(width), int(height)
+        return parse_size(self.resolution)
 
 
 class Summary(NamedTuple):

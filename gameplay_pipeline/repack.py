@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -29,6 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gameplay_pipeline import command
+from gameplay_pipeline.conversion import size_of
+from gameplay_pipeline.environment import resize
 from gameplay_pipeline.progress import track
 from gameplay_pipeline.reader import Entry, Reader, ReadError, read_frames
 from gameplay_pipeline.storage import StorageError, is_url
@@ -150,10 +151,8 @@ def repack(job: Repacking) -> int:
 
 
 def _check(job: Repacking) -> None:
-    if job.resolution is not None and re.fullmatch(r"[1-9]\d*x[1-9]\d*", job.resolution) is None:
-        raise RecordError(
-            f"--resolution is {job.resolution!r}, but must be WIDTHxHEIGHT, such as 256x144"
-        )
+    if job.resolution is not None:
+        size_of(job.resolution)
     for name in ("every", "workers"):
         if getattr(job, name) < 1:
             raise RecordError(f"--{name} is {getattr(job, name)}, but must be 1 or more")
@@ -206,11 +205,11 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
     if not sizes:
         raise RecordError(f"{job.source}: none of its episodes has frames")
     height, width = max(set(sizes), key=sizes.count)
-    resize = before.get("resize", "unknown")
+    method = before.get("resize", "unknown")
     if job.resolution is not None:
-        asked = tuple(map(int, job.resolution.split("x")))
+        asked = size_of(job.resolution)
         if asked != (width, height):
-            resize = "area"
+            method = "area"
         width, height = asked
     known = _color_order(job, before)
     if job.color_order is not None and known not in ("RGB", "BGR"):
@@ -229,7 +228,7 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
         width=width,
         fps=None if fps is None else fps / job.every,
         color_order=job.color_order or known or "unknown",
-        resize=resize,
+        resize=method,
         source={
             "repacked_from": job.source,
             "fingerprint": reader.fingerprint(),
@@ -326,8 +325,7 @@ def _read_tables(job: Repacking, entry: Entry, info: DatasetInfo) -> dict[str, n
 def _convert(
     frame: UInt8[np.ndarray, "h w 3"], info: DatasetInfo, swap: bool
 ) -> UInt8[np.ndarray, "H W 3"]:
-    if frame.shape[:2] != (info.height, info.width):
-        frame = cv2.resize(frame, (info.width, info.height), interpolation=cv2.INTER_AREA)
+    frame = resize(frame, info.width, info.height)
     return frame[..., ::-1] if swap else frame
 
 

@@ -60,7 +60,9 @@ def recordings(made, tmp_path):
 def run(recordings, out=None, resolution="96x64", workers=1, **options) -> int:
     binds = options.pop("keybinds", None) or write_keybinds(recordings.parent / "keybinds.json")
     out = out or recordings.parent / "out.zarr"
-    return convert(Conversion(recordings, out, binds, resolution, workers=workers, **options))
+    return convert(
+        Conversion(recordings, out, binds, resolution=resolution, workers=workers, **options)
+    )
 
 
 def read(path, number):
@@ -291,18 +293,31 @@ def cut(file):
     os.truncate(file, file.stat().st_size * 2 // 3)
 
 
-def with_faststart(file):
-    """Moves the index to the front, so that a part of a file can be opened."""
+def remux(file, change=lambda packets: packets, **options):
+    """Writes the frames of a video, or what is made of them, to a new one in its place."""
     with av.open(str(file)) as old:
         moved = file.with_suffix(".moved.mp4")
-        with av.open(str(moved), "w", options={"movflags": "faststart"}) as new:
+        with av.open(str(moved), "w", options=options) as new:
             stream = new.add_stream_from_template(old.streams.video[0])
-            for packet in old.demux(video=0):
-                if packet.dts is not None:
-                    packet.stream = stream
-                    new.mux(packet)
+            packets = [packet for packet in old.demux(video=0) if packet.dts is not None]
+            for packet in change(packets):
+                packet.stream = stream
+                new.mux(packet)
     moved.replace(file)
+
+
+def cut_behind_its_index(file):
+    """So that the part that is left can be opened."""
+    remux(file, movflags="faststart")
     cut(file)
+
+
+def show_two_at_once(file):
+    def change(packets):
+        packets[6].pts = packets[7].pts
+        return packets
+
+    remux(file, change)
 
 
 def edit(change):
@@ -344,7 +359,17 @@ DAMAGE = {
     "no inputs": ("inputs.csv", Path.unlink, "it has no inputs.csv"),
     "no memory": ("memory_data.csv", Path.unlink, "it has no memory_data.csv"),
     "cut off": ("video.mp4", cut, "video.mp4 can't be read as a video"),
-    "cut off, index first": ("video.mp4", with_faststart, "video.mp4 is cut off or damaged after"),
+    "cut off, index first": (
+        "video.mp4",
+        cut_behind_its_index,
+        "video.mp4 is cut off or damaged after",
+    ),
+    "two frames at once": (
+        "video.mp4",
+        show_two_at_once,
+        "frame 7 is at the time of the one before it",
+    ),
+    "one frame": ("video.mp4", lambda f: remux(f, lambda p: p[:1]), "1 frames, which is too few"),
     "no film": ("video.mp4", lambda f: f.write_text("x"), "video.mp4 can't be read as a video"),
     "an attribute missing": ("memory_data.csv", edit(drop_hp), "has no column HeroHp"),
     "a column twice": ("memory_data.csv", edit(repeat_column), "more than one column 'HeroHp'"),
@@ -411,6 +436,7 @@ def test_what_is_odd_but_harmless_is_said(recordings, capsys):
     write_table(recordings / "session_2" / "memory_data.csv", header, table)
     header, table = read_table(recordings / "session_2" / "inputs.csv")
     table += [[START_US, "KEY_DOWN", "F9"], [START_US, "MOUSE_MOVE", "3"]] * 2
+    number = len(table) - 2  # a movement of the mouse is no event of a button
     write_table(recordings / "session_2" / "inputs.csv", header, table)
     header, table = read_table(recordings / "session_9" / "memory_data.csv")
     write_table(recordings / "session_9" / "memory_data.csv", header, table[:40])
@@ -420,6 +446,7 @@ def test_what_is_odd_but_harmless_is_said(recordings, capsys):
     for line in (
         "presses of key F9, which no binding knows: 2",
         "events that are none of a button, MOUSE_MOVE: 2",
+        f"session_2: inputs.csv: 1 of {number} times are before the one above them; sorted",
         "session_2: memory_data.csv: not carried over: Extra",
         "session_2: memory_data.csv: 1 of 81 times are there twice; the last counts",
         "frames are more than 0.5 s from the nearest sample in memory_data.csv",

@@ -43,6 +43,17 @@ def test_episodes_sort_naturally_and_may_have_gaps(tmp_path):
     assert found == ["episode_0", "episode_2", "episode_10", "episode_33"]
 
 
+def test_two_episodes_of_one_number_are_refused(tmp_path):
+    names = ("episode_0", "episode_1", "episode_01", "episode_2", "episode_3")
+    made = make_dataset(tmp_path / "made.zarr", names=names)
+    with pytest.raises(
+        UserError, match=r"made\.zarr: episode_01 and episode_1 have the same number"
+    ):
+        Episodes(made.path)
+    shutil.rmtree(made.path / "episode_1")
+    assert len(Episodes(made.path)) == 4
+
+
 def test_fps_falls_back_to_the_episodes_and_then_to_none(tmp_path):
     make_dataset(tmp_path / "made.zarr")
     root = zarr.open_group(tmp_path / "made.zarr")

@@ -264,6 +264,8 @@ def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, expo
     with pytest.raises(RecordError, match="is there already"):
         export(tmp_path / "made.zarr", exported)
     unknown = make_dataset(tmp_path / "unknown.zarr", (5,)).path
+    with pytest.raises(RecordError, match="--workers is 0"):
+        to_lerobot(ToLeRobot(str(unknown), tmp_path / "out", workers=0))
     with pytest.raises(RecordError, match="give --assume-color-order"):
         export(unknown, tmp_path / "out")
     with pytest.raises(RecordError, match="lies in"):

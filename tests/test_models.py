@@ -155,15 +155,17 @@ def observations(made, number, names):
         yield {"frame": np.moveaxis(frame, 0, -1), **values}
 
 
-def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
-    config, made = setting
-    policy = Policy.load(trained)
+def replay(checkpoint, made):
+    """Plays the one validation episode tick by tick; what is said must be what the model says of
+    the dataset's samples."""
+    policy = Policy.load(checkpoint)
+    config = policy.bundle.resolved_config()
     data = open_data(config)
     validation = data.splits["val"]
-    model = nnx.jit(checkpoints.load_model(checkpoints.locate(trained))[1])
-    (number,) = data.episodes.split(0.8, 0.2, config.dataset.split_seed)[1]
-    played = observations(made, number, policy.bundle.spec.state)
-    for sample, observation in enumerate(played):
+    model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
+    ratios = config.dataset.train_ratio, config.dataset.val_ratio
+    (number,) = data.episodes.split(*ratios, config.dataset.split_seed)[1]
+    for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
         batch = validation.batch(np.array([sample]))
         logits = model(policy.bundle.preprocess(batch.observation)).logits
         if sample:
@@ -171,6 +173,10 @@ def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, t
         said = policy.probabilities(observation)
         assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
     assert sample == len(validation) - 1
+
+
+def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
+    replay(trained, setting[1])
 
 
 def test_reset_forgets_the_fight(setting, trained):

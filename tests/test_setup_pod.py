@@ -198,6 +198,11 @@ def test_a_clone_follows_its_origin_unless_somebody_works_in_it(machine, tmp_pat
     assert "changes that are not committed" in done.stdout
     assert (clone / "README.md").read_text() == "my own"
     git(clone, "checkout", "--quiet", ".")
+    source.rename(tmp_path / "unreachable")
+    done = machine.call(update, REPO_URL=url)
+    assert done.returncode == 1
+    assert "can't be updated; git says why above" in done.stderr
+    (tmp_path / "unreachable").rename(source)
     for revision, text in (("HEAD~1", "newer"), ("v1", "newer"), ("main", "newest")):
         git(source, "tag", "--force", "v1", "HEAD~1")
         if revision.startswith("HEAD"):
@@ -314,6 +319,22 @@ def test_a_server_without_ranges_that_always_breaks_off_ends(machine, data, serv
     assert done.returncode == 1
     assert "can't be downloaded" in done.stderr
     assert 2 <= len(kind.asked) <= 20
+
+
+def test_a_host_that_no_network_knows_is_named(machine):
+    done = download(machine, "http://nowhere.invalid/data.zip")
+    assert done.returncode == 1
+    assert "http://nowhere.invalid/data.zip can't be downloaded: " in done.stderr
+    assert "Check the network" in done.stderr
+
+
+def test_a_disk_that_fills_up_meanwhile_is_named(machine, data, serve):
+    (machine.home / "got.zip.partial").symlink_to("/dev/full")
+    done = download(machine, f"{serve()}/data.zip")
+    assert done.returncode == 1
+    assert "can't be downloaded: curl: (23)" in done.stderr
+    assert "Check the network, the disk" in done.stderr
+    assert not (machine.home / "got.zip").exists()
 
 
 @pytest.mark.parametrize(("name", "code"), [("gone.zip", "404"), ("forbidden.zip", "403")])

@@ -87,10 +87,13 @@ class Episodes:
             )
         try:
             self._reader = Reader(path)
+        except ReadError as error:
+            raise UserError(f"not a zarr dataset: {error}") from error
+        try:
             names = self._reader.names()
             entries = dict(zip(names, self._reader.entries(names), strict=True))
         except ReadError as error:
-            raise UserError(f"not a zarr dataset: {error}") from error
+            raise UserError(str(error)) from error
         self.attributes: dict[str, Any] = self._reader.attributes
         self.actions = self._names("keys")
         if not self.actions:
