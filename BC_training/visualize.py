@@ -3,6 +3,7 @@
 uv run --group visualize -m BC_training.visualize --dataset PATH --episode 3 [--checkpoint C]
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -81,25 +82,26 @@ def visualize(
     state = chosen.state if spec.state else None
     seconds = _seconds(chosen, spec)
     groups, drawn = _drawn(spec.state, state)
-    with viewer.Recording(
+    recording = viewer.Recording(
         out,
         about=_about(episodes, chosen, spec, checkpoint, policy, drawn, state),
         actions=spec.actions,
         thresholds=None if policy is None else policy.bundle.thresholds,
         state=groups,
         has_time=seconds is not None,
-    ) as recording:
+    )
+    with contextlib.closing(recording):
         frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
         for tick, frame in enumerate(frames):
-            probabilities = pressed = heat = None
+            probabilities = decided = heat = None
             if policy is not None:
                 observation: dict[str, Any] = {"frame": frame}
                 if state is not None:
                     observation |= dict(zip(spec.state, state[tick], strict=True))
-                pressed = policy.act(observation)
+                decided = policy.act(observation)
                 probabilities = policy.latest
                 if saliency is not None:
-                    heat = saliency(policy, pressed)
+                    heat = saliency(policy, decided)
             recording.add(
                 tick,
                 None if seconds is None else float(seconds[tick]),
@@ -107,7 +109,7 @@ def visualize(
                 pressed=chosen.actions[tick],
                 state={name: float(values[tick]) for name, values in drawn.items()},
                 probabilities=probabilities,
-                decided=pressed,
+                decided=decided,
                 saliency=heat,
             )
     print(f"{out}: {chosen.length:,} ticks, {out.stat().st_size / 2**20:.1f} MiB")
@@ -199,8 +201,8 @@ def _about(
             f"# {checkpoint}",
             f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
             "",
-            "Grey: the player. Green: the policy. Orange: its probability, and over the screen "
-            "where the picture speaks for the buttons that it presses.",
+            "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "
+            "the threshold, and over the screen where the picture speaks for what it presses.",
         ]
     return "\n".join(lines)
 
@@ -210,7 +212,7 @@ def _open(file: Path) -> None:
     if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
         # A process of its own: the viewer stays when this command ends.
         quiet = subprocess.DEVNULL
-        command = [sys.executable, "-m", "rerun", str(file)]
+        command = [sys.executable, "-m", "rerun_cli", str(file)]
         subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet)
     else:
         print(f"no display here; where there is one: uv run --group visualize rerun {file}")

@@ -1,5 +1,7 @@
 """Where a picture speaks for the buttons that a policy presses."""
 
+from typing import Any
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -38,8 +40,8 @@ class Saliency:
         self._gradient = jax.jit(self._make_gradient())
 
     def __call__(self, policy: Policy, pressed: Bool[np.ndarray, "A"]) -> Float[np.ndarray, "H W"]:
-        """What each pixel counts for the buttons, 1 at the most important one of the frame; 0
-        everywhere if none is pressed or the model does not look.
+        """What each place counts for the buttons: the squared gradient around it, 1 where it is
+        largest in the frame; 0 everywhere if none is pressed or the model does not look.
 
         Args:
             policy: of the same model, after the tick in question.
@@ -55,7 +57,7 @@ class Saliency:
         copies = self._copies
 
         def gradient(
-            state: nnx.State, seen: Ticks, memory: Memory, pressed: Bool[Array, "A"]
+            state: Any, seen: Ticks, memory: Memory, pressed: Bool[Array, "A"]
         ) -> Float[Array, "H W"]:
             model = nnx.merge(graph, state, copy=True)
             now: Observation = jax.tree.map(
@@ -72,6 +74,6 @@ class Saliency:
                 logits = decode_kept(model, window, kept, memory.age)
                 return jnp.where(pressed[None], logits[:, 0], 0.0).sum()
 
-            return jnp.abs(jax.grad(spoken)(noisy).mean(axis=0)).max(axis=-1)
+            return (jax.grad(spoken)(noisy).mean(axis=0) ** 2).sum(axis=-1)
 
         return gradient

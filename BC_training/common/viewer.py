@@ -1,13 +1,14 @@
 """An episode as a file for Rerun's viewer, which opens it in a layout of its own."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
+
+from BC_training.common.types import UserError
 
 try:
     import rerun as rr
@@ -23,8 +24,28 @@ LEVELS = 16
 """Of the overlay's opacity: what PNG packs well, and no eye misses more."""
 DENSEST = 0.75
 """Opacity of the overlay where the picture counts most."""
-HEAT = (255, 80, 0)
-PLAYER, POLICY, CHANCE, FAINT = (125, 135, 150), (60, 180, 110), (255, 150, 40), (90, 90, 90)
+HEAT = (255, 60, 200)
+"""Of the overlay and of probabilities: rare in pictures."""
+BUTTON = {
+    "player": rr.SeriesLines(
+        colors=[(120, 130, 145)], widths=[5.0], names=["player"], interpolation_mode="StepAfter"
+    ),
+    "threshold": rr.SeriesLines(colors=[(85, 85, 85)], widths=[1.0], names=["threshold"]),
+    "probability": rr.SeriesLines(colors=[HEAT], widths=[1.5], names=["probability"]),
+    "policy": rr.SeriesLines(
+        colors=[(60, 200, 120)], widths=[2.0], names=["policy"], interpolation_mode="StepAfter"
+    ),
+}
+"""What is drawn of a button, the foremost last; all but the first if a policy plays."""
+PALETTE = (
+    *((230, 80, 80), (90, 160, 240), (90, 200, 120), (240, 190, 70)),
+    *((180, 120, 230), (80, 210, 210), (240, 140, 190), (170, 170, 170)),
+)
+"""Of the lines of the state."""
+AROUND = 10.0
+"""Seconds before and after the moment shown that the lines of the buttons reach."""
+AROUND_TICKS = 150
+"""Likewise on the timeline `tick`."""
 LANES = "animations"
 """The group of the state whose values are names: drawn as lanes, not as lines."""
 
@@ -32,9 +53,9 @@ LANES = "animations"
 class Recording:
     """A .rrd file, written tick by tick: a fight need not fit into memory.
 
-    Entities: `screen/frame`, `screen/saliency`; `pressed/ACTION/player` and `.../policy`, lanes;
-    `chance/ACTION/probability`, and beside it `player` (0 or 1) and `threshold`;
-    `state/GROUP/ATTRIBUTE`; `about`. Timelines: `tick`, and `time` where it is known.
+    Entities: `screen/frame`, `screen/saliency`; `buttons/ACTION/player` (0 or 1), and beside it
+    `policy` (likewise), `probability` and `threshold`; `state/GROUP/ATTRIBUTE`; `about`.
+    Timelines: `tick`, and `time` where it is known.
     """
 
     def __init__(
@@ -56,43 +77,27 @@ class Recording:
             thresholds: from which a policy presses each; None where no policy plays.
             state: names of the attributes, by group.
             has_time: whether seconds will be given.
+
+        Raises:
+            UserError: it can't be written.
         """
-        self._actions, self._state = actions, state
+        self._path, self._state = path, state
+        self._actions, self._thresholds = actions, thresholds
         self._lanes: dict[str, str] = {}
-        layout = _layout(actions, thresholds is not None, state, has_time)
-        self._stream = rr.RecordingStream("project_ranni", recording_id=path.stem)
-        self._stream.save(path, default_blueprint=layout)
+        self._stream = rr.RecordingStream("project_ranni")
+        try:
+            self._stream.save(path, default_blueprint=_layout(actions, state, has_time))
+        except RuntimeError as error:
+            raise UserError(f"{path}: can't be written: {error}") from error
+        self._stream.send_recording_name(path.stem)
         self._stream.log("about", rr.TextDocument(about, media_type="text/markdown"), static=True)
-        for action, threshold in zip(actions, thresholds or [None] * len(actions), strict=True):
-            for who, color in (("player", PLAYER), ("policy", POLICY)):
-                lane = rr.StateConfiguration(values=[action], labels=[who], colors=[color])
-                self._stream.log(_entity("pressed", action, who), lane, static=True)
-            if threshold is None:
-                continue
-            lines = {
-                "player": (PLAYER, 2.5, "StepAfter"),
-                "threshold": (FAINT, 1.0, "Linear"),
-                "probability": (CHANCE, 1.5, "Linear"),
-            }
-            for name, (color, width, shape) in lines.items():
-                line = rr.SeriesLines(
-                    colors=[color], widths=[width], names=[name], interpolation_mode=shape
-                )
-                self._stream.log(_entity("chance", action, name), line, static=True)
-        self._thresholds = thresholds
-
-    def __enter__(self) -> Self:
-        self._stream.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stream.__exit__(kind, error, trace)
-        self._stream.disconnect()
+        drawn = [*BUTTON] if thresholds is not None else ["player"]
+        for action, name in itertools.product(actions, drawn):
+            self._stream.log(_entity("buttons", action, name), BUTTON[name], static=True)
+        for group, names in state.items():
+            for name, color in zip(names if group != LANES else (), itertools.cycle(PALETTE)):
+                line = rr.SeriesLines(colors=[color], names=[name])
+                self._stream.log(_entity("state", group, name), line, static=True)
 
     def add(
         self,
@@ -123,16 +128,13 @@ class Recording:
             self._stream.set_time("time", duration=seconds)
         self._stream.log("screen/frame", rr.Image(frame).compress(QUALITY))
         for number, action in enumerate(self._actions):
-            self._lane(_entity("pressed", action, "player"), action if pressed[number] else "")
-            if probabilities is None or decided is None or self._thresholds is None:
-                continue
-            self._lane(_entity("pressed", action, "policy"), action if decided[number] else "")
-            for name, value in (
-                ("player", pressed[number]),
-                ("threshold", self._thresholds[number]),
-                ("probability", probabilities[number]),
-            ):
-                self._stream.log(_entity("chance", action, name), rr.Scalars(float(value)))
+            values = {"player": pressed[number]}
+            if self._thresholds is not None and probabilities is not None and decided is not None:
+                values["threshold"] = self._thresholds[number]
+                values["probability"] = probabilities[number]
+                values["policy"] = decided[number]
+            for name, value in values.items():
+                self._stream.log(_entity("buttons", action, name), rr.Scalars(float(value)))
         if saliency is not None:
             overlay = rr.EncodedImage(
                 contents=_overlay(saliency), media_type="image/png", draw_order=1.0
@@ -141,16 +143,25 @@ class Recording:
         for group, names in self._state.items():
             for name in names:
                 entity = _entity("state", group, name)
-                if group == LANES:
-                    self._lane(entity, f"{state[name]:.0f}")
-                else:
+                if group != LANES:
                     self._stream.log(entity, rr.Scalars(float(state[name])))
+                elif self._lanes.get(entity) != (value := f"{state[name]:.0f}"):
+                    # A lane holds its value until the next one.
+                    self._lanes[entity] = value
+                    self._stream.log(entity, rr.StateChange(state=value))
 
-    def _lane(self, entity: str, value: str) -> None:
-        """A lane holds its value until the next one."""
-        if self._lanes.get(entity) != value:
-            self._lanes[entity] = value
-            self._stream.log(entity, rr.StateChange(state=value))
+    def close(self) -> None:
+        """Writes what is left.
+
+        Raises:
+            UserError: since the beginning, something could not be written.
+        """
+        try:
+            self._stream.flush()
+        except RuntimeError as error:
+            raise UserError(f"{self._path}: it is cut off, for the disk failed: {error}") from error
+        finally:
+            self._stream.disconnect()
 
 
 def _entity(*parts: str) -> str:
@@ -167,40 +178,44 @@ def _overlay(saliency: Float[np.ndarray, "H W"]) -> bytes:
 
 
 def _layout(
-    actions: Sequence[str], has_policy: bool, state: Mapping[str, Sequence[str]], has_time: bool
+    actions: Sequence[str], state: Mapping[str, Sequence[str]], has_time: bool
 ) -> rrb.Blueprint:
-    """Screen and lanes at the left, lines of the buttons beside them, the state at the right."""
+    """The screen and the state at the left, a plot for each button at the right."""
+    bound = rr.TimeRangeBoundary.cursor_relative
+    around = [
+        rr.VisibleTimeRange("time", start=bound(seconds=-AROUND), end=bound(seconds=AROUND)),
+        rr.VisibleTimeRange("tick", start=bound(seq=-AROUND_TICKS), end=bound(seq=AROUND_TICKS)),
+    ]
+    buttons = [
+        rrb.TimeSeriesView(
+            origin=_entity("buttons", action),
+            name=action,
+            time_ranges=around,
+            axis_y=rrb.ScalarAxis(range=(-0.05, 1.05), zoom_lock=True),
+            plot_legend=rrb.PlotLegend(visible=False),
+        )
+        for action in actions
+    ]
     screen = rrb.Tabs(
         rrb.Spatial2DView(origin="screen", name="Screen"),
         rrb.TextDocumentView(origin="about", name="About"),
         active_tab=0,
     )
-    lanes = rrb.StateTimelineView(origin="pressed", name="Pressed")
-    columns: list[rrb.Container] = [rrb.Vertical(screen, lanes, row_shares=[3, 2])]
-    shares = [5]
-    if has_policy:
-        lines = [
-            rrb.TimeSeriesView(
-                origin=_entity("chance", action),
-                name=action,
-                axis_y=rrb.ScalarAxis(range=(-0.05, 1.05), zoom_lock=True),
-                plot_legend=rrb.PlotLegend(visible=False),
-            )
-            for action in actions
-        ]
-        columns.append(rrb.Vertical(*lines))
-        shares.append(4)
-    views = [
-        (rrb.StateTimelineView if group == LANES else rrb.TimeSeriesView)(
-            origin=_entity("state", group), name=group.capitalize()
-        )
+    left: list[rrb.Container | rrb.View] = [screen]
+    shares = [6]
+    lines = [
+        rrb.TimeSeriesView(origin=_entity("state", group), name=group.capitalize())
         for group in state
+        if group != LANES
     ]
-    if views:
-        columns.append(rrb.Vertical(*views))
-        shares.append(3)
+    if lines:
+        left.append(rrb.Tabs(*lines, active_tab=0))
+        shares.append(4)
+    if LANES in state:
+        left.append(rrb.StateTimelineView(origin=_entity("state", LANES), name=LANES.capitalize()))
+        shares.append(2)
     return rrb.Blueprint(
-        rrb.Horizontal(*columns, column_shares=shares),
+        rrb.Horizontal(rrb.Vertical(*left, row_shares=shares), rrb.Vertical(*buttons)),
         rrb.BlueprintPanel(state="collapsed"),
         rrb.SelectionPanel(state="collapsed"),
         rrb.TimePanel(state="collapsed", timeline="time" if has_time else "tick"),
