@@ -186,11 +186,11 @@ def _about(
 ) -> str:
     """What the lines are of, as Markdown."""
     rate = "" if spec.frame.fps is None else f" at {spec.frame.fps:g} a second"
-    lines = [f"# {episode.name}", f"of {episodes.path}: {episode.length:,} ticks{rate}", ""]
-    lines += [f"- {name}: {value}" for name, value in episode.attributes.items()]
+    lines = [f"# {episode.name}", f"of `{episodes.path}`: {episode.length:,} ticks{rate}", ""]
+    lines += [f"- `{name}`: {value}" for name, value in episode.attributes.items()]
     if state is not None:
         lines += [
-            f"- {name}: {values[0]:g} throughout"
+            f"- `{name}`: {values[0]:.10g} throughout"
             for name, values in zip(spec.state, state.T, strict=True)
             if name not in drawn
         ]
@@ -198,7 +198,7 @@ def _about(
     if policy is not None:
         lines += [
             "",
-            f"# {checkpoint}",
+            f"# `{checkpoint}`",
             f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
             "",
             "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "
