@@ -13,7 +13,7 @@ PACKAGE = ROOT / "BC_training"
 
 LAYERS = (
     {"common.types"},
-    {"common.console", "common.film", "models"},
+    {"common.console", "common.film", "common.viewer", "models"},
     {"common.config", "common.window", "common.layers", "common.losses",
      "common.metrics", "common.pretrained"},
     {"common.state", "common.instruction", "common.backbones", "common.charts",
@@ -25,11 +25,12 @@ LAYERS = (
      "common.checkpoint", "models.*"},
     {"common.dataset"},
     {"common.policy"},
+    {"common.saliency"},
     {"analysis.statistics", "analysis.advice"},
     {"analysis.reaction"},
     {"analysis.page"},
     {"diagnosis"},
-    {"evaluate", "rollout", "analyze_dataset"},
+    {"evaluate", "rollout", "analyze_dataset", "visualize"},
     {"train"},
     {"__main__"},
 )  # fmt: skip

@@ -279,7 +279,7 @@ def require_same(bundle: Bundle, offered: DataSpec, source: str) -> None:
 
 
 def _listed(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
 
 
 def flatten(tree: Any) -> dict[str, Any]:

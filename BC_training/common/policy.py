@@ -15,7 +15,7 @@ from BC_training.common.checkpoint import Bundle
 from BC_training.common.decision import Decision
 from BC_training.common.model import Model
 from BC_training.common.state import Moment, with_history
-from BC_training.common.types import Observation, Ticks, UserError
+from BC_training.common.types import Observation, Ticks, UserError, WindowSpec
 
 
 class Memory(NamedTuple):
@@ -75,7 +75,10 @@ class Policy:
         Raises:
             UserError: the model reads no instruction, or none as long as this.
         """
-        self._memory: Memory | None = None
+        self.memory: Memory | None = None
+        """After the last tick."""
+        self.seen: Ticks | None = None
+        """The last tick, as the model got it."""
         self._moment: Moment | None = None
         self.decision = Decision(self.play, self._thresholds, seed)
         self.latest = np.zeros(len(self.bundle.spec.actions), np.float32)
@@ -103,8 +106,8 @@ class Policy:
 
     def probabilities(self, observation: Mapping[str, Any]) -> Float[np.ndarray, "A"]:
         """Probability of each button now; what `act` decides from. Advances the fight by a tick."""
-        ticks = self._ticks(observation)
-        probabilities, self._memory = self._tick(self._state, self._memory, ticks)
+        self.seen = self._ticks(observation)
+        probabilities, self.memory = self._tick(self._state, self.memory, self.seen)
         result = np.asarray(probabilities)
         self.latest = result
         return result
@@ -152,12 +155,20 @@ class Policy:
             else:
                 kept = jnp.concatenate([memory.features[:, 1:], features], axis=1)
                 plans, age = memory.plans, memory.age + 1
-            back = jnp.arange(window.ticks - 1, -1, -1) * window.stride
-            logits = model.decode(kept[:, :: window.stride], (back <= age)[None], None)
+            logits = decode_kept(model, window, kept, age)
             plans = jnp.concatenate([jax.nn.sigmoid(logits), plans[:-1]])
             return _now(plans, age, decay), Memory(kept, plans, age)
 
         return tick
+
+
+def decode_kept(
+    model: Model, window: WindowSpec, kept: Float[Array, "B R F"], age: Array
+) -> Float[Array, "B K A"]:
+    """Logits from the encodings that play keeps, `age` ticks after the reset."""
+    back = jnp.arange(window.ticks - 1, -1, -1) * window.stride
+    valid = jnp.broadcast_to(back <= age, (len(kept), window.ticks))
+    return model.decode(kept[:, :: window.stride], valid, None)
 
 
 def _now(plans: Float[Array, "K K A"], age: Array, decay: float) -> Float[Array, "A"]:

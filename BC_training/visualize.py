@@ -1,0 +1,226 @@
+"""One episode in Rerun's viewer, and what a checkpoint makes of it.
+
+uv run --group visualize -m BC_training.visualize --dataset PATH --episode 3 [--checkpoint C]
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from jaxtyping import Float, UInt8
+
+from BC_training.common import checkpoint as checkpoints
+from BC_training.common import console
+from BC_training.common.dataset import instruction_of
+from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.policy import Policy
+from BC_training.common.saliency import Saliency
+from BC_training.common.state import ANIMATION, BODIES, RATIO
+from BC_training.common.types import DataSpec, UserError
+
+BLOCK = 64
+"""Frames that are decoded at once."""
+
+POSITIONS = {name for body in BODIES for name in body}
+
+
+def visualize(
+    dataset: str,
+    episode: int,
+    checkpoint: Path | None = None,
+    out: Path | None = None,
+    smooth: int = 16,
+) -> int:
+    """Writes an episode as a recording for Rerun's viewer, and opens it where there is a display.
+
+    With a checkpoint, the episode is played to its policy tick by tick, whose own presses are its
+    past ones: what it would press, how probable it holds each button, and where the picture speaks
+    for those that it presses.
+
+    Args:
+        dataset: a zarr directory, a .zip of one, or a URL of either.
+        episode: its number: 3 for episode_3.
+        checkpoint: a checkpoint, or a run's folder for its best one.
+        out: the .rrd; by default episode_NUMBER.rrd in this folder.
+        smooth: noisy copies of each frame over which its saliency is averaged; 0 for no saliency,
+            which on a CPU takes most of the time.
+    """
+    out = out or Path(f"episode_{episode}.rrd")
+    if out.suffix != ".rrd":
+        raise UserError(f"--out: {out} does not end in .rrd")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: no folder {out.parent}")
+    if smooth < 0:
+        raise UserError(f"--smooth: {smooth} is below zero")
+    try:
+        from BC_training.common import viewer
+    except ImportError as error:
+        raise UserError(str(error)) from error
+
+    loaded = None if checkpoint is None else checkpoints.load_model(checkpoints.locate(checkpoint))
+    config = None if loaded is None else loaded[0].resolved_config()
+    episodes = Episodes(dataset, use_state=config is None or config.dataset.use_state)
+    number, spec = _find(episodes, episode), episodes.spec()
+    chosen = episodes.episodes[number]
+    policy = saliency = None
+    if loaded is not None and config is not None:
+        bundle, model = loaded
+        checkpoints.require_same(bundle, spec, episodes.path)
+        told = None
+        if bundle.preprocess.instructions is not None:
+            told = instruction_of(chosen, config.dataset.instruction)
+        policy = Policy(bundle, model)
+        policy.reset(told)
+        saliency = Saliency(bundle, model, smooth) if smooth else None
+
+    state = chosen.state if spec.state else None
+    seconds = _seconds(chosen, spec)
+    groups, drawn = _drawn(spec.state, state)
+    recording = viewer.Recording(
+        out,
+        about=_about(episodes, chosen, spec, checkpoint, policy, drawn, state),
+        actions=spec.actions,
+        thresholds=None if policy is None else policy.bundle.thresholds,
+        state=groups,
+        has_time=seconds is not None,
+    )
+    with contextlib.closing(recording):
+        frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
+        for tick, frame in enumerate(frames):
+            probabilities = decided = heat = None
+            if policy is not None:
+                observation: dict[str, Any] = {"frame": frame}
+                if state is not None:
+                    observation |= dict(zip(spec.state, state[tick], strict=True))
+                decided = policy.act(observation)
+                probabilities = policy.latest
+                if saliency is not None:
+                    heat = saliency(policy, decided)
+            recording.add(
+                tick,
+                None if seconds is None else float(seconds[tick]),
+                frame=frame[..., ::-1] if spec.frame.color_order == "BGR" else frame,
+                pressed=chosen.actions[tick],
+                state={name: float(values[tick]) for name, values in drawn.items()},
+                probabilities=probabilities,
+                decided=decided,
+                saliency=heat,
+            )
+    print(f"{out}: {chosen.length:,} ticks, {out.stat().st_size / 2**20:.1f} MiB")
+    _open(out)
+    return 0
+
+
+def _find(episodes: Episodes, wanted: int) -> int:
+    """The position in `episodes.episodes` of an episode by its number.
+
+    Raises:
+        UserError: it is broken, or there is none; says which there are.
+    """
+    name = f"episode_{wanted}"
+    names = [episode.name for episode in episodes.episodes]
+    if name in names:
+        return names.index(name)
+    for problem in episodes.skipped:
+        if problem.episode == name:
+            raise UserError(f"{episodes.path}: {problem}")
+    nearest = min(names, key=lambda each: abs(int(each.removeprefix("episode_")) - wanted))
+    raise UserError(
+        f"--episode: {episodes.path} has no {name}; the nearest of its {len(names)} episodes "
+        f"({names[0]} to {names[-1]}) is {nearest}"
+    )
+
+
+def _frames(episodes: Episodes, number: int) -> Iterator[UInt8[np.ndarray, "H W C"]]:
+    """An episode's frames, a few of them decoded at a time, and no chunk twice."""
+    episode = episodes.episodes[number]
+    block = -(-BLOCK // episode.frames.block) * episode.frames.block
+    for first in range(0, episode.length, block):
+        yield from episodes.read_frames(number, slice(first, first + block))
+
+
+def _seconds(episode: Episode, spec: DataSpec) -> Float[np.ndarray, "N"] | None:
+    """Since the first frame: as it was recorded, or else by the rate, or else not known."""
+    if (known := episode.timestamps) is not None:
+        return known - known[0]
+    return None if spec.frame.fps is None else np.arange(episode.length) / spec.frame.fps
+
+
+def _drawn(
+    names: tuple[str, ...], state: Float[np.ndarray, "N S"] | None
+) -> tuple[dict[str, list[str]], dict[str, Float[np.ndarray, "N"]]]:
+    """The attributes that are drawn, by group, and their values. Resources become shares of their
+    maximum where it is recorded; of the rest, what never changes is left to the text."""
+    groups: dict[str, list[str]] = {}
+    drawn: dict[str, Float[np.ndarray, "N"]] = {}
+    columns = {} if state is None else dict(zip(names, state.T, strict=True))
+    for name, values in columns.items():
+        if match := RATIO.fullmatch(name):
+            group, most = "resources", columns.get(f"{match[1]}Max{match[2]}")
+            values = values if most is None else values / np.maximum(most, 1)
+        elif values.min() == values.max():
+            continue
+        elif ANIMATION.fullmatch(name):
+            group = "animations"
+        else:
+            group = "positions" if name in POSITIONS else "others"
+        groups.setdefault(group, []).append(name)
+        drawn[name] = values
+    return groups, drawn
+
+
+def _about(
+    episodes: Episodes,
+    episode: Episode,
+    spec: DataSpec,
+    checkpoint: Path | None,
+    policy: Policy | None,
+    drawn: Mapping[str, Float[np.ndarray, "N"]],
+    state: Float[np.ndarray, "N S"] | None,
+) -> str:
+    """What the lines are of, as Markdown."""
+    rate = "" if spec.frame.fps is None else f" at {spec.frame.fps:g} a second"
+    lines = [f"# {episode.name}", f"of `{episodes.path}`: {episode.length:,} ticks{rate}", ""]
+    lines += [f"- `{name}`: {value}" for name, value in episode.attributes.items()]
+    if state is not None:
+        lines += [
+            f"- `{name}`: {values[0]:.10g} throughout"
+            for name, values in zip(spec.state, state.T, strict=True)
+            if name not in drawn
+        ]
+        lines += ["", "Resources are shares of their maximum, where it is recorded."]
+    if policy is not None:
+        lines += [
+            "",
+            f"# `{checkpoint}`",
+            f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
+            "",
+            "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "
+            "the threshold, and over the screen where the picture speaks for what it presses.",
+        ]
+    return "\n".join(lines)
+
+
+def _open(file: Path) -> None:
+    """Shows a recording, or says how to."""
+    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+        # A process of its own: the viewer stays when this command ends.
+        quiet = subprocess.DEVNULL
+        command = [sys.executable, "-m", "rerun_cli", str(file)]
+        subprocess.Popen(command, start_new_session=True, stdout=quiet, stderr=quiet)
+    else:
+        print(f"no display here; where there is one: uv run --group visualize rerun {file}")
+
+
+def main() -> int:
+    return tyro.cli(visualize, use_underscores=True, prog="python -m BC_training.visualize")
+
+
+if __name__ == "__main__":
+    console.run(main)
