@@ -82,36 +82,43 @@ def visualize(
     state = chosen.state if spec.state else None
     seconds = _seconds(chosen, spec)
     groups, drawn = _drawn(spec.state, state)
-    recording = viewer.Recording(
-        out,
-        about=_about(episodes, chosen, spec, checkpoint, policy, drawn, state),
-        actions=spec.actions,
-        thresholds=None if policy is None else policy.bundle.thresholds,
-        state=groups,
-        has_time=seconds is not None,
-    )
-    with contextlib.closing(recording):
-        frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
-        for tick, frame in enumerate(frames):
-            probabilities = decided = heat = None
-            if policy is not None:
-                observation: dict[str, Any] = {"frame": frame}
-                if state is not None:
-                    observation |= dict(zip(spec.state, state[tick], strict=True))
-                decided = policy.act(observation)
-                probabilities = policy.latest
-                if saliency is not None:
-                    heat = saliency(policy, decided)
-            recording.add(
-                tick,
-                None if seconds is None else float(seconds[tick]),
-                frame=frame[..., ::-1] if spec.frame.color_order == "BGR" else frame,
-                pressed=chosen.actions[tick],
-                state={name: float(values[tick]) for name, values in drawn.items()},
-                probabilities=probabilities,
-                decided=decided,
-                saliency=heat,
-            )
+    # Renamed into place: a run that is stopped leaves no file that looks whole.
+    partial = out.with_name(f"{out.stem}.partial.rrd")
+    try:
+        recording = viewer.Recording(
+            partial,
+            about=_about(episodes, chosen, spec, checkpoint, policy, drawn, state),
+            actions=spec.actions,
+            thresholds=None if policy is None else policy.bundle.thresholds,
+            state=groups,
+            has_time=seconds is not None,
+        )
+        with contextlib.closing(recording):
+            for tick, frame in enumerate(
+                console.progress(_frames(episodes, number), "Writing", chosen.length)
+            ):
+                probabilities = decided = heat = None
+                if policy is not None:
+                    observation: dict[str, Any] = {"frame": frame}
+                    if state is not None:
+                        observation |= dict(zip(spec.state, state[tick], strict=True))
+                    decided = policy.act(observation)
+                    probabilities = policy.latest
+                    if saliency is not None:
+                        heat = saliency(policy, decided)
+                recording.add(
+                    tick,
+                    None if seconds is None else float(seconds[tick]),
+                    frame=frame[..., ::-1] if spec.frame.color_order == "BGR" else frame,
+                    pressed=chosen.actions[tick],
+                    state={name: float(values[tick]) for name, values in drawn.items()},
+                    probabilities=probabilities,
+                    decided=decided,
+                    saliency=heat,
+                )
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{out}: {chosen.length:,} ticks, {out.stat().st_size / 2**20:.1f} MiB")
     _open(out)
     return 0

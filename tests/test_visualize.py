@@ -363,13 +363,12 @@ def test_a_checkpoint_of_other_data_is_refused(made, tmp_path):
 
 
 def test_a_disk_that_fails_is_no_success(made, tmp_path, monkeypatch):
-    file = tmp_path / "episode.rrd"
-    file.symlink_to("/dev/full")
+    file, partial = tmp_path / "episode.rrd", tmp_path / "episode.partial.rrd"
+    partial.symlink_to("/dev/full")
     done = shown("--dataset", made.path, "--episode", "3", "--out", file)
     assert done.status == 1
-    assert "episode.rrd: can't be written: " in done.err
+    assert "episode.partial.rrd: can't be written: " in done.err
     assert "No space left" in done.err
-    file.unlink()
 
     def lost(self, **_):
         raise RuntimeError("the writer is gone")
@@ -377,8 +376,10 @@ def test_a_disk_that_fails_is_no_success(made, tmp_path, monkeypatch):
     monkeypatch.setattr(rerun.RecordingStream, "flush", lost)
     done = shown("--dataset", made.path, "--episode", "3", "--out", file)
     assert done.status == 1
-    assert "episode.rrd: it is cut off, for the disk failed: the writer is gone" in done.err
+    assert "episode.partial.rrd: can't be written: the writer is gone" in done.err
     assert "Traceback" not in done.err
+    assert not file.exists()
+    assert not partial.exists()
 
 
 def test_a_damaged_frame_is_named(made, tmp_path):
@@ -388,6 +389,7 @@ def test_a_damaged_frame_is_named(made, tmp_path):
     assert done.status == 1
     assert "episode_3/frames: tick 7" in done.err
     assert "Traceback" not in done.err
+    assert not list(tmp_path.glob("*.rrd"))
 
 
 def test_without_rerun_it_says_how_to_get_it(made, tmp_path, monkeypatch):

@@ -159,7 +159,7 @@ class Recording:
         try:
             self._stream.flush()
         except RuntimeError as error:
-            raise UserError(f"{self._path}: it is cut off, for the disk failed: {error}") from error
+            raise UserError(f"{self._path}: can't be written: {error}") from error
         finally:
             self._stream.disconnect()
 
