@@ -60,6 +60,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "efficientnet": {"name": "efficientnet"},
 }  # fmt: skip
 """What each row of the table is, as in the section `model` of a configuration."""
+LONGER = {f"{name}, 3 passes": (name, 3) for name in ("pure_cnn", "temporal_lstm")}
+"""Rows of the models that see pictures only, and for how many passes they were trained: one is too
+short for these to tell what looking back is worth."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,14 +190,15 @@ def main(job: Job) -> None:
     """Measures what is not known yet."""
     path = recorded(job)
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    for name in job.only or MODELS:
+    for name in job.only or (*MODELS, *LONGER):
         if name in rows:
             continue
-        folder = job.folder / name.replace(" ", "_")
-        rows[name] = measure(configuration(path, folder, job.epochs, {"model": MODELS[name]}), job)
+        folder = job.folder / name.replace(",", "").replace(" ", "_")
+        model, epochs = LONGER.get(name, (name, job.epochs))
+        rows[name] = measure(configuration(path, folder, epochs, {"model": MODELS[model]}), job)
         if "(expert)" not in rows:
             rows |= baselines(folder, job)
-        ordered = {key: rows[key] for key in (*MODELS, *rows) if key in rows}
+        ordered = {key: rows[key] for key in (*MODELS, *LONGER, *rows) if key in rows}
         RESULTS.parent.mkdir(exist_ok=True)
         facts = {
             "recordings": job.recordings, "disturbed": DISTURBED, "epochs": job.epochs,
