@@ -53,11 +53,11 @@ recorded fights, one pass, {fights} fights each. Too little for it to win, so lo
 
 """
 ABLATION_READ = """
-What misleads most is in the third row: past actions give by far the best offline figures and nearly
-the worst play, for the policy learns to repeat itself. Looking back over pictures does something of
-the kind: with so little data, one tick alone plays better than eight. What made training harder in
-one short pass (augmentation, class weights) did not pay; averaging the predictions of four ticks and
-more weight on ticks at which buttons change did, at no better offline figures.
+What misleads most is in the third row: past actions give by far the best offline figures and play
+worse than none, for the policy learns to repeat itself. Augmentation and patches did harm in so
+short a training. One tick alone and more weight on ticks at which buttons change played better than
+the model as it is, at worse offline figures; their intervals just touch. The other rows lie within
+what chance explains.
 """
 
 
