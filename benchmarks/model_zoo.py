@@ -78,13 +78,15 @@ class Job:
     """Of each policy."""
     folder: Path = Path("dataset/model_zoo")
     """Where recordings and checkpoints go."""
+    resolution: str = f"{WIDTH}x{HEIGHT}"
+    """Of the recordings."""
 
 
 def recorded(job: Job) -> Path:
     """The expert's fights, recorded if they are not there."""
     path = job.folder / "arena.zarr"
     record(
-        env=ENV, policy="expert", episodes=job.recordings, resolution=f"{WIDTH}x{HEIGHT}",
+        env=ENV, policy="expert", episodes=job.recordings, resolution=job.resolution,
         out=path, style="balanced", disturb=DISTURBED,
     )  # fmt: skip
     return path
@@ -202,11 +204,11 @@ def main(job: Job) -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         facts = {
             "recordings": job.recordings, "disturbed": DISTURBED, "epochs": job.epochs,
-            "frame": [HEIGHT, WIDTH], "batch": 32,
+            "resolution": job.resolution, "batch": 32,
             "device": jax.devices()[0].device_kind,
         }  # fmt: skip
         RESULTS.write_text(json.dumps({**facts, "rows": ordered}, indent=2) + "\n")
-        table(ordered, f"{job.recordings} recorded fights at {HEIGHT}x{WIDTH}")
+        table(ordered, f"{job.recordings} recorded fights at {job.resolution}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ meant to hold elsewhere. Written by `docs/make_results.py` from `benchmarks/resu
 ## Models in fights
 
 `uv run python -m benchmarks.model_zoo` records {recordings} fights of the arena's expert at
-{height}x{width} (at {disturbed:.0f} percent of the ticks other buttons are pressed than it chose,
+{resolution} (at {disturbed:.0f} percent of the ticks other buttons are pressed than it chose,
 `--disturb`), trains each model for the same number of steps (batches of {batch}) on the same split,
 and has it fight the same {fights} seeds. Models are small ones, made for two CPU cores ({device}),
 and get one pass over the recordings. Frames a second are those of training; in brackets are 95
@@ -137,9 +137,8 @@ def page() -> str:
     found = measured()
     text = ""
     if zoo := found.get("model_zoo"):
-        height, width = zoo["frame"]
         fights = max(row["fights"] for row in zoo["rows"].values())
-        facts = {**zoo, "disturbed": 100 * zoo["disturbed"], "height": height, "width": width}
+        facts = {**zoo, "disturbed": 100 * zoo["disturbed"]}
         text += ZOO.format(**facts, fights=fights) + models(zoo["rows"]) + ZOO_READ
     if instructions := found.get("instructions"):
         text += INSTRUCTIONS.format(**instructions) + told(instructions["rows"]) + "\n"
