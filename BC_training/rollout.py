@@ -3,10 +3,12 @@
 uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena:BossArena-v0
 """
 
+import atexit
 import contextlib
 import dataclasses
 import json as json_format
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -15,7 +17,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -455,12 +457,24 @@ class _Worker:
 
 def _start_worker(setting: Setting) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # However the process ends, a game that runs beside it ends too.
+    atexit.register(_close)
+    signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=end_with_parent, daemon=True).start()
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
     _Worker.policy = setting.policy()
     _Worker.env = setting.env(_Worker.policy.bundle)
+
+
+def _close() -> None:
+    with contextlib.suppress(Exception):  # there may be none yet
+        _Worker.env.close()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _close()
+    os._exit(128 + number)  # SystemExit would end the fight, not the process
 
 
 def _work(job: Job) -> Fight | Failure:

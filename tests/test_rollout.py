@@ -1,6 +1,7 @@
 """Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
 
 import json
+import os
 import signal
 import time
 
@@ -195,6 +196,39 @@ def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers
     for failure in found["failures"]:
         assert f"pure_cnn, seed {failure['seed']}: ZeroDivisionError" in done.err
     assert "Traceback" not in done.err
+
+
+def is_alive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM])
+def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path, end):
+    games, file = tmp_path / "games", tmp_path / "kept.json"
+    games.mkdir()
+    process = start(
+        ("-m", "BC_training.rollout", "--checkpoint", str(toy_policy), "--json", str(file),
+         "--env", "tests.toy_env:Accompanied-v0", "--workers", "2",
+         "--episodes", "500" if end else "2"),
+        TOY_SECONDS_A_TICK="0.01", TOY_GAMES=str(games),
+    )  # fmt: skip
+    if end is not None:
+        deadline = time.monotonic() + 120
+        while not (file.exists() and read(file)["fights"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(end)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (130 if end else 0), err
+    numbers = [int(each.name) for each in games.iterdir()]
+    assert len(numbers) >= 2  # that of the check before, and one a process that got so far
+    deadline = time.monotonic() + 10
+    while (left := [n for n in numbers if is_alive(n)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Small environments that recorder tests make by id, also in spawned workers."""
 
 import os
+import subprocess
 import time
+from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -116,6 +118,19 @@ class Killed(Toy):
 
     def step(self, action: np.ndarray):
         os._exit(9)
+
+
+class Accompanied(Toy):
+    """A game in a process of its own, whose number it leaves in a folder."""
+
+    def __init__(self, width: int = 40, height: int = 30):
+        super().__init__(width, height)
+        self._game = subprocess.Popen(["sleep", "600"])
+        (Path(os.environ["TOY_GAMES"]) / str(self._game.pid)).touch()
+
+    def close(self):
+        self._game.kill()
+        self._game.wait()
 
 
 class Styled(Toy):
@@ -233,6 +248,7 @@ _CLASSES = (
     Only,
     Buffers,
     Unmakeable,
+    Accompanied,
 )
 for _class in _CLASSES:
     gymnasium.register(f"{_class.__name__}-v0", entry_point=f"{__name__}:{_class.__name__}")
