@@ -55,7 +55,10 @@ def _record_if_missing(config: Config) -> None:
         return
     # Recorded under another name, so that an interrupted recording is not taken for a dataset.
     unfinished = path.with_name(f"{path.name}.recording")
-    print(f"no dataset at {path}: recording {settings.record_episodes} fights of the expert")
+    print(
+        f"no dataset at {path}: recording {settings.record_episodes} fights of the expert "
+        "(after Ctrl-C the same command goes on)"
+    )
     try:
         record(
             env=config.environment.id,

@@ -83,7 +83,7 @@ class Episodes:
         if not is_url(path) and not Path(path).exists():
             raise UserError(
                 f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
-                f"python -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
+                f"uv run -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
             )
         try:
             self._reader = Reader(path)

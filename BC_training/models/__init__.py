@@ -34,5 +34,6 @@ def load(name: str) -> ModuleType:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise UserError(
             f"model.name: there is no model {name!r}.{hint} Known models: {', '.join(available())}."
+            " Others are found in the folders that BC_MODELS_PATH lists."
         )
     return importlib.import_module(f"{__name__}.{name}")
