@@ -159,7 +159,7 @@ def strip(
         panel = np.full((size[1], 230, 3), 24, np.uint8)
         lines = (
             bundle.spec.actions[action],
-            f"episode {dataset.episode[sample]} of the split, tick {sample - first}",
+            f"{dataset.names[dataset.episode[sample]]}, tick {sample - first}",
             f"p {probability:.2f}, threshold {bundle.thresholds[action]:.2f}",
         )
         for at, line in enumerate(lines):

@@ -175,6 +175,8 @@ def evaluate(
     """
     if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
+    if diagnose is not None and diagnose.suffix == ".png":
+        raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
     folder = checkpoints.locate(checkpoint)
     bundle, model = checkpoints.load_model(folder)
     config = bundle.resolved_config()
@@ -204,10 +206,12 @@ def evaluate(
         charts.timeline(
             predictions.probabilities[first],
             chosen.actions[first],
+            title=f"{chosen.names[0]} of {data.episodes.path}",
             names=data.spec.actions,
             thresholds=np.array(bundle.thresholds),
             fps=data.spec.frame.fps,
         ).savefig(timeline)
+        print(f"the timeline of {chosen.names[0]}: {timeline}")
     return 0
 
 

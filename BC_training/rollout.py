@@ -223,6 +223,8 @@ def fight(
                 _keep(json_file, fights, failures, summary)
                 if not aside:
                     _report(json_file, summary)
+                    if video is not None and video.exists():
+                        print(f"the first fight: {video}")
     if failures:
         raise UserError(
             f"{env_id} failed in {len(failures)} of {len(jobs)} fights:\n"

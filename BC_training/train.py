@@ -446,6 +446,7 @@ class Trainer:
             predictions.probabilities,
             self.val_set.actions,
             self.val_set.episode,
+            title=f"{self.val_set.names[0]}, of the validation split",
             names=self.spec.actions,
             thresholds=np.array(bundle.thresholds),
             threshold=self.config.evaluation.metrics_threshold,

@@ -3,7 +3,7 @@
     uv run python -m benchmarks.decisions [--fights 50]
 
 Takes checkpoints of benchmarks.model_zoo, which trains them if it has not yet, and decides from
-their probabilities in each way that the section `play` of a configuration offers. Onset F1 is of
+their probabilities in each way that the section `play` of a configuration offers. Press F1 is of
 the validation split, played to the policy tick by tick. What is measured already is kept; prints a
 table and writes benchmarks/results/decisions.json.
 """
@@ -79,7 +79,7 @@ def main(job: Job) -> None:
     path = model_zoo.recorded(job)
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     table = console.make_table("The same networks, decided otherwise")
-    for name in ("model: play", "exact", "onset F1", "presses/s", "won %", "health %"):
+    for name in ("model: play", "exact", "press F1", "presses/s", "won %", "health %"):
         table.add_column(name, justify="left" if name == "model: play" else "right")
     for name in job.only:
         changes = {"model": model_zoo.MODELS[name]}

@@ -172,7 +172,7 @@ def table(rows: dict[str, Any], title: str) -> None:
 
     shown = console.make_table(title)
     shown.add_column("model")
-    figures = ("parameters", "frames/s", "act ms", "exact", "macro F1", "onset F1")
+    figures = ("parameters", "frames/s", "act ms", "exact", "macro F1", "press F1")
     for name in (*figures, "won %", "health %"):
         shown.add_column(name, justify="right")
     for name, row in rows.items():

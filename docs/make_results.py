@@ -47,7 +47,7 @@ each with an instruction, trains the vla on them (passes: {epochs}), and has it 
 DECISIONS = """## The same networks, decided otherwise
 
 `uv run python -m benchmarks.decisions`: what the section `play` of a configuration (or `--play` of
-`BC_training.rollout`) makes of two networks of the table above. Exact match and onset F1 are of the
+`BC_training.rollout`) makes of two networks of the table above. Exact match and press F1 are of the
 recorded validation fights, played to the policy tick by tick.
 
 """
@@ -76,7 +76,7 @@ def interval(cell: dict[str, float], scale: float = 100, digits: int = 0) -> str
 def models(rows: dict[str, Any]) -> str:
     """Models and players without one, a row each."""
     lines = [
-        "| | parameters | frames/s | act ms | exact match | macro F1 | onset F1 | won % "
+        "| | parameters | frames/s | act ms | exact match | macro F1 | press F1 | won % "
         "| boss health removed % |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -111,7 +111,7 @@ def told(rows: dict[str, Any]) -> str:
 def decided(rows: dict[str, Any]) -> str:
     """Each way to decide, a row each."""
     lines = [
-        "| network: `play` | exact match | onset F1 | presses/s | won % | boss health removed % |",
+        "| network: `play` | exact match | press F1 | presses/s | won % | boss health removed % |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():

@@ -315,7 +315,7 @@ def _new_storage(job: ToMinari, source: Opened, folder: Path) -> Any:
         seen[STATE] = spaces.Box(-np.inf, np.inf, (len(root["attributes"]),), np.float32)
     with writing(folder):
         storage = storages.MinariStorage.new(
-            folder / "data",
+            folder.resolve() / "data",  # Minari joins a relative path to itself
             observation_space=spaces.Dict(seen),
             action_space=spaces.MultiBinary(len(root["keys"])),
             # HDF5, Minari's default, dies of a full disk by a segmentation fault.

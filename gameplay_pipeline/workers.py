@@ -104,7 +104,7 @@ def _work(connection: Connection, do: Callable[[Any], Any]) -> None:
     while True:
         try:
             item = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             return
         try:
             connection.send(do(item))

@@ -105,7 +105,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
     ]
     if differences:
         raise RecordError(
-            f"{path} was recorded with other settings:\n" + "\n".join(differences) + "\n"
+            f"{path} was written with other settings:\n" + "\n".join(differences) + "\n"
             "Repeat those settings to continue it, or choose another path."
         )
     with _writing(path):

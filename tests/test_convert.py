@@ -511,7 +511,7 @@ def test_bad_arguments_are_refused(recordings, tmp_path):
 
 def test_another_dataset_at_out_is_refused(recordings):
     assert run(recordings, resolution="48x32") == 0
-    with pytest.raises(RecordError, match="recorded with other settings"):
+    with pytest.raises(RecordError, match="written with other settings"):
         run(recordings, resolution="24x16")
 
 

@@ -486,7 +486,7 @@ def test_a_timeline_shows_what_was_right_and_what_was_not(true, predicted, prese
     probabilities = np.zeros((700, 2))
     probabilities[50:90, 0] = 0.3 * predicted
     drawn = charts.draw(
-        probabilities, actions, np.zeros(700, int), names=names,
+        probabilities, actions, np.zeros(700, int), title="episode_3", names=names,
         thresholds=np.array([0.3, 0.5]), threshold=0.5, fps=None,
     )  # fmt: skip
     seen = colors(drawn["timeline"])

@@ -237,7 +237,7 @@ def test_a_disk_that_fills_keeps_what_is_done(made, tmp_path):
         ("a.zip", "OUT must be a folder"),
         ("file", "exists and is no zarr dataset"),
         ("folder", "exists and is no zarr dataset"),
-        ("other.zarr", "was recorded with other settings"),
+        ("other.zarr", "was written with other settings"),
     ],
 )
 def test_an_out_that_is_something_else_is_refused_untouched(made, tmp_path, out, message):

@@ -31,6 +31,7 @@ def draw(
     actions: Bool[np.ndarray, "N A"],
     episode: Int[np.ndarray, "N"],
     *,
+    title: str,
     names: Sequence[str],
     thresholds: Float[np.ndarray, "A"],
     threshold: float,
@@ -43,6 +44,7 @@ def draw(
         probabilities: of being pressed.
         actions: what was recorded.
         episode: the episode of each row, as in `metrics.evaluate`.
+        title: of the timeline.
         names: of the A actions.
         thresholds: from which each is pressed in the timeline.
         threshold: from which all are where frequencies are compared; calibrated ones make them
@@ -53,7 +55,12 @@ def draw(
     predicted = (probabilities >= threshold).mean(axis=0)
     figures = {
         "timeline": timeline(
-            probabilities[first], actions[first], names=names, thresholds=thresholds, fps=fps
+            probabilities[first],
+            actions[first],
+            title=title,
+            names=names,
+            thresholds=thresholds,
+            fps=fps,
         ),
         "precision_recall": precision_recall(probabilities, actions, names),
         "frequency": frequency(predicted, actions.mean(axis=0), names, threshold),
@@ -65,12 +72,13 @@ def timeline(
     probabilities: Float[np.ndarray, "N A"],
     actions: Bool[np.ndarray, "N A"],
     *,
+    title: str,
     names: Sequence[str],
     thresholds: Float[np.ndarray, "A"],
     fps: float | None,
 ) -> Figure:
-    """One episode: what was recorded, beneath it what is predicted, and how likely that was.
-    Arguments as in `draw`."""
+    """One episode, named by the title: what was recorded, beneath it what is predicted, and how
+    likely that was. Other arguments as in `draw`."""
     length, rate = len(actions), fps or 1.0
     rows = min(-(-length // TICKS_A_ROW), MOST_ROWS)
     with matplotlib.rc_context(STYLE):
@@ -97,7 +105,7 @@ def timeline(
             axes.tick_params(axis="y", length=0)
         drawn = "" if rows * TICKS_A_ROW >= length else f" (its first {rows * TICKS_A_ROW} ticks)"
         figure.axes[0].set_title(
-            f"One validation episode{drawn}. Dark: pressed by the player. Beneath: by the policy, "
+            f"{title}{drawn}. Dark: pressed by the player. Beneath: by the policy, "
             "green where the player did, orange where not.\nGrey line: its probability"
         )
         figure.axes[-1].set_xlabel("ticks" if fps is None else "seconds")

@@ -63,6 +63,7 @@ class Dataset:
             UserError: an episode has no instruction, or too long a one.
         """
         chosen = [episodes.episodes[number] for number in numbers]
+        self.names = [episode.name for episode in chosen]
         self._window = window
         self._frames = frames
         self._lengths = np.array([episode.length for episode in chosen], np.int64)
