@@ -460,13 +460,13 @@ class _Worker:
 def _start_worker(setting: Setting) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # However the process ends, a game that runs beside it ends too.
-    atexit.register(_close)
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=end_with_parent, daemon=True).start()
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
     _Worker.policy = setting.policy()
     _Worker.env = setting.env(_Worker.policy.bundle)
+    atexit.register(_close)  # the last to be registered is the first to be called
 
 
 def _close() -> None:
