@@ -53,8 +53,8 @@ recorded validation fights, played to the policy tick by tick.
 """
 DECISIONS_READ = """
 The calibrated thresholds stand. Sampling presses twice as often and wins less; hysteresis gives the
-best press F1 and wins less than half as many fights, for it lets go too late. Holding a button for
-three ticks or leaving it up for three is within what chance explains, and so are ensembled chunks.
+best press F1 and wins less than half as many fights. Holding a button for three ticks or leaving it
+up for three is within what chance explains, and so are ensembled chunks.
 
 """
 ABLATION = """## One change at a time
