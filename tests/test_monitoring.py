@@ -500,8 +500,10 @@ def test_a_timeline_has_a_bar_for_each_press_at_its_time():
     actions = np.zeros((40, 1), bool)
     actions[[0, 1, 5, 39], 0] = True
     figure = charts.timeline(
-        np.zeros((40, 1)), actions, names=("a",), thresholds=np.array([0.5]), fps=10.0
-    )
+        np.zeros((40, 1)), actions, title="episode_3", names=("a",),
+        thresholds=np.array([0.5]), fps=10.0,
+    )  # fmt: skip
+    assert figure.axes[0].get_title().startswith("episode_3. Dark")
     (axes,) = figure.axes
     bars = [path.get_extents() for path in axes.collections[0].get_paths()]
     assert [(round(bar.x0, 6), round(bar.x1, 6)) for bar in bars] == [
