@@ -206,7 +206,7 @@ def evaluate(
         charts.timeline(
             predictions.probabilities[first],
             chosen.actions[first],
-            title=f"{chosen.names[0]} of {data.episodes.path}",
+            title=f"{chosen.names[0]} of the {split} split",
             names=data.spec.actions,
             thresholds=np.array(bundle.thresholds),
             fps=data.spec.frame.fps,

@@ -446,7 +446,7 @@ class Trainer:
             predictions.probabilities,
             self.val_set.actions,
             self.val_set.episode,
-            title=f"{self.val_set.names[0]}, of the validation split",
+            title=f"{self.val_set.names[0]} of the val split",
             names=self.spec.actions,
             thresholds=np.array(bundle.thresholds),
             threshold=self.config.evaluation.metrics_threshold,

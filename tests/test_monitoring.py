@@ -503,7 +503,7 @@ def test_a_timeline_has_a_bar_for_each_press_at_its_time():
         np.zeros((40, 1)), actions, title="episode_3", names=("a",),
         thresholds=np.array([0.5]), fps=10.0,
     )  # fmt: skip
-    assert figure.axes[0].get_title().startswith("episode_3. Dark")
+    assert figure.axes[0].get_title(loc="left").startswith("episode_3. Dark")
     (axes,) = figure.axes
     bars = [path.get_extents() for path in axes.collections[0].get_paths()]
     assert [(round(bar.x0, 6), round(bar.x1, 6)) for bar in bars] == [
