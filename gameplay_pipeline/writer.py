@@ -99,7 +99,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
     found = _flat({**root.attrs, "zarr_format": root.metadata.zarr_format})
     wanted = _flat({**info.root_attributes(), "zarr_format": zarr_format})
     differences = [
-        f"  {key}: recorded with {found.get(key, 'none')}, asked for {wanted.get(key, 'none')}"
+        f"  {key}: written with {found.get(key, 'none')}, asked for {wanted.get(key, 'none')}"
         for key in sorted(found | wanted)
         if found.get(key) != wanted.get(key)
     ]

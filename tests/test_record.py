@@ -199,9 +199,9 @@ def test_workers_and_continuing_change_no_style(tmp_path):
 @pytest.mark.parametrize(
     ("first", "then", "difference"),
     [
-        ("mixed", "wild", "recorded with mixed, asked for wild"),
-        (None, "mixed", "recorded with none, asked for mixed"),
-        ("wild", None, "recorded with wild, asked for none"),
+        ("mixed", "wild", "written with mixed, asked for wild"),
+        (None, "mixed", "written with none, asked for mixed"),
+        ("wild", None, "written with wild, asked for none"),
     ],
 )
 def test_another_style_is_refused(tmp_path, first, then, difference):
@@ -300,11 +300,11 @@ def test_a_worker_that_dies_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"env": "tests.toy_env:Long-v0"}, "source.env: recorded with tests.toy_env:Toy-v0"),
-        ({"policy": "random"}, "source.policy: recorded with expert, asked for random"),
-        ({"seed": 1}, "source.seed: recorded with 0, asked for 1"),
-        ({"resolution": "20x10"}, "resolution: recorded with [30, 40], asked for [10, 20]"),
-        ({"zarr_format": 2}, "zarr_format: recorded with 3, asked for 2"),
+        ({"env": "tests.toy_env:Long-v0"}, "source.env: written with tests.toy_env:Toy-v0"),
+        ({"policy": "random"}, "source.policy: written with expert, asked for random"),
+        ({"seed": 1}, "source.seed: written with 0, asked for 1"),
+        ({"resolution": "20x10"}, "resolution: written with [30, 40], asked for [10, 20]"),
+        ({"zarr_format": 2}, "zarr_format: written with 3, asked for 2"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, changes, difference):
@@ -314,7 +314,7 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
     with pytest.raises(RecordError) as error:
         _record(out, **{"episodes": 2, **changes})
     assert difference in str(error.value)
-    assert str(error.value).count("recorded with") == 2  # the heading and this one difference
+    assert str(error.value).count("written with") == 2  # the heading and this one difference
     assert _content(out) == before
 
 
@@ -448,7 +448,7 @@ def test_a_disturbed_player_is_recorded_with_what_it_chose(tmp_path):
     assert shares[:2] == [0, 0]
     assert all(0.12 < share < 0.35 for share in shares[2:])
     assert shares[2] != shares[3]
-    with pytest.raises(RecordError, match=r"source.disturb: recorded with 0.3, asked for none"):
+    with pytest.raises(RecordError, match=r"source.disturb: written with 0.3, asked for none"):
         _record(out, env="tests.toy_env:Long-v0", episodes=3)
     with pytest.raises(RecordError, match=r"disturb is 1, but must be at least 0 and below 1"):
         _record(tmp_path / "new.zarr", disturb=1)

@@ -113,7 +113,7 @@ def test_an_order_of_colours_that_is_unknown_can_be_assumed_once(made, tmp_path)
     assert np.array_equal(found, made.frames[0][:, ::-1])
     shutil.rmtree(tmp_path / "out.zarr")
     assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
-    with pytest.raises(RecordError, match=r"source\.read_as: recorded with BGR, asked for RGB"):
+    with pytest.raises(RecordError, match=r"source\.read_as: written with BGR, asked for RGB"):
         run(made.path, tmp_path / "out.zarr", color_order="RGB", assume_color_order="RGB")
 
 
@@ -170,7 +170,7 @@ def test_a_stopped_run_leaves_whole_episodes_and_goes_on(tmp_path, number, capsy
 def test_another_source_or_other_settings_are_refused_by_name(made, tmp_path):
     out = tmp_path / "out.zarr"
     run(made.path, out)
-    with pytest.raises(RecordError, match=r"source\.every: recorded with 1, asked for 2"):
+    with pytest.raises(RecordError, match=r"source\.every: written with 1, asked for 2"):
         run(made.path, out, every=2)
     chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
     os.utime(chunk, (1, 1))
