@@ -104,6 +104,19 @@ def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.nd
     return np.array(pressed), count
 
 
+def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> metrics.Metrics:
+    """Figures of what was pressed at the first n ticks of a split."""
+    return metrics.evaluate(
+        pressed.astype(np.float32),
+        dataset.actions[: len(pressed)],
+        dataset.episode[: len(pressed)],
+        names=bundle.spec.actions,
+        threshold=0.5,
+        tolerance=bundle.resolved_config().evaluation.onset_tolerance,
+        fps=bundle.spec.frame.fps,
+    )
+
+
 def _errors(
     pressed: Bool[np.ndarray, "N A"], dataset: Dataset
 ) -> list[tuple[int, int, int | None]]:
@@ -173,32 +186,21 @@ def strip(
 def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path) -> None:
     """Prints what the checkpoint goes by and where it errs; writes misses.png into the folder."""
     config, dataset = bundle.resolved_config(), data.splits[split]
-    names, thresholds = bundle.spec.actions, np.array(bundle.thresholds)
+    thresholds = np.array(bundle.thresholds)
     out = console.make_console()
-
-    def score(pressed: Bool[np.ndarray, "n A"]) -> metrics.Metrics:
-        return metrics.evaluate(
-            pressed.astype(np.float32),
-            dataset.actions[: len(pressed)],
-            dataset.episode[: len(pressed)],
-            names=names,
-            threshold=0.5,
-            tolerance=config.evaluation.onset_tolerance,
-            fps=bundle.spec.frame.fps,
-        )
 
     senses = interventions(bundle, model, dataset, config.training.batch_size)
     table = console.make_table("What it goes by: the split, one sense at a time taken away")
     for name in ("given", "exact", "macro F1", "press F1"):
         table.add_column(name, justify="left" if name == "given" else "right")
     for name, probabilities in senses.items():
-        _row(table, name, score(probabilities >= thresholds))
+        _row(table, name, score(bundle, dataset, probabilities >= thresholds))
     before = metrics.previous(dataset.actions, metrics.first_rows(dataset.episode))
-    _row(table, "(repeat the previous action)", score(before))
+    _row(table, "(repeat the previous action)", score(bundle, dataset, before))
     recorded = senses["as recorded"] >= thresholds
     fed, count = self_fed(bundle, model, dataset)
-    _row(table, f"first {count:,} ticks, true past", score(recorded[:count]))
-    _row(table, f"first {count:,} ticks, its own past", score(fed))
+    _row(table, f"first {count:,} ticks, true past", score(bundle, dataset, recorded[:count]))
+    _row(table, f"first {count:,} ticks, its own past", score(bundle, dataset, fed))
     out.print(table)
 
     table = console.make_table("Presses: ticks late (negative: early), and what was missed")

@@ -13,12 +13,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from BC_training import diagnosis, rollout, train
 from BC_training.common import checkpoint as checkpoints
-from BC_training.common import console, metrics
+from BC_training.common import console
 from BC_training.common.dataset import open_data
 from benchmarks import model_zoo
 
@@ -48,18 +47,9 @@ class Job(model_zoo.Job):
 def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     """Onset F1 and presses on recorded fights, then fights of its own."""
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
-    config = bundle.resolved_config()
-    dataset = open_data(config).splits["val"]
-    pressed, count = diagnosis.self_fed(bundle.decided_by(play), model, dataset)
-    found = metrics.evaluate(
-        pressed.astype(np.float32),
-        dataset.actions[:count],
-        dataset.episode[:count],
-        names=bundle.spec.actions,
-        threshold=0.5,
-        tolerance=config.evaluation.onset_tolerance,
-        fps=bundle.spec.frame.fps,
-    )
+    dataset = open_data(bundle.resolved_config()).splits["val"]
+    pressed, _ = diagnosis.self_fed(bundle.decided_by(play), model, dataset)
+    found = diagnosis.score(bundle, dataset, pressed)
     file = folder / "decisions.json"
     rollout.fight(
         folder, model_zoo.ENV, episodes=job.fights, first_seed=model_zoo.FIRST_SEED,
