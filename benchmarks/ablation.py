@@ -8,15 +8,13 @@ hold all that is known, negative results included.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-import jax
 import tyro
 
 from benchmarks import model_zoo
-from benchmarks.model_zoo import HEIGHT, MODELS, WIDTH, configuration, measure, table
+from benchmarks.model_zoo import HEIGHT, MODELS, WIDTH, compare
 
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 
@@ -65,20 +63,8 @@ class Job(model_zoo.Job):
 
 def main(job: Job) -> None:
     """Measures what is not known yet."""
-    path = model_zoo.recorded(job)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    for name in job.only or CHANGES:
-        if name in rows:
-            continue
-        folder = job.folder / name.replace(" ", "_").replace(",", "")
-        rows[name] = measure(configuration(path, folder, job.epochs, CHANGES[name]), job)
-        ordered = {key: rows[key] for key in CHANGES if key in rows}
-        facts = {
-            "recordings": job.recordings, "frame": [HEIGHT, WIDTH],
-            "device": jax.devices()[0].device_kind,
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps({**facts, "rows": ordered}, indent=2) + "\n")
-        table(ordered, f"temporal_transformer, {job.recordings} recorded fights, one change a row")
+    title = f"temporal_transformer, {job.recordings} recorded fights, one change a row"
+    compare(job, RESULTS, CHANGES, {"frame": [HEIGHT, WIDTH]}, title)
 
 
 if __name__ == "__main__":

@@ -188,6 +188,25 @@ def table(rows: dict[str, Any], title: str) -> None:
     console.make_console().print(shown)
 
 
+def compare(
+    job: Job, results: Path, changes: dict[str, dict[str, Any]], facts: dict[str, Any], title: str
+) -> None:
+    """Measures the rows that are not known yet, each a change to the configuration, and keeps all
+    that is known."""
+    path = recorded(job)
+    rows = json.loads(results.read_text())["rows"] if results.exists() else {}
+    for name in job.only or changes:
+        if name in rows:
+            continue
+        folder = job.folder / name.replace(" ", "_").replace(",", "")
+        rows[name] = measure(configuration(path, folder, job.epochs, changes[name]), job)
+        ordered = {key: rows[key] for key in changes if key in rows}
+        device = jax.devices()[0].device_kind
+        written = {"recordings": job.recordings, **facts, "device": device, "rows": ordered}
+        results.write_text(json.dumps(written, indent=2) + "\n")
+        table(ordered, title)
+
+
 def main(job: Job) -> None:
     """Measures what is not known yet."""
     path = recorded(job)

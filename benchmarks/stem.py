@@ -9,17 +9,15 @@ benchmarks/results/stem.json.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
-import jax
 import tyro
 
 from benchmarks import model_zoo
-from benchmarks.model_zoo import configuration, measure, table
+from benchmarks.model_zoo import compare
 
 RESULTS = Path(__file__).parent / "results" / "stem.json"
-STEMS = (2, 4, 8)
+CHANGES = {f"stem {n}": {"model": {"name": "pure_cnn", "conv_stem": n}} for n in (2, 4, 8)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,20 +32,8 @@ class Job(model_zoo.Job):
 
 def main(job: Job) -> None:
     """Measures what is not known yet."""
-    path = model_zoo.recorded(job)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    for stem in STEMS:
-        name = f"stem {stem}"
-        if name not in rows:
-            changes = {"model": {"name": "pure_cnn", "conv_stem": stem}}
-            folder = job.folder / f"stem_{stem}"
-            rows[name] = measure(configuration(path, folder, job.epochs, changes), job)
-        facts = {
-            "recordings": job.recordings, "resolution": job.resolution,
-            "device": jax.devices()[0].device_kind,
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
-    table(rows, f"default pure_cnn, {job.recordings} recorded fights at {job.resolution}")
+    title = f"default pure_cnn, {job.recordings} recorded fights at {job.resolution}"
+    compare(job, RESULTS, CHANGES, {"resolution": job.resolution}, title)
 
 
 if __name__ == "__main__":
