@@ -16,6 +16,12 @@ ENCODER = {
 }
 SINGLE = {"pure_cnn": {"conv_stem": 2, "conv_features": [8], "conv_depth": 0, "grid": [2, 2]}}
 TEMPORAL = {
+    "temporal_cnn": {
+        "backbone": ENCODER["backbone"],
+        "width": 8,
+        "features": [16],
+        "ticks": 8,
+    },
     "temporal_lstm": {"encoder": ENCODER, "hidden": 32, "ticks": 8},
     "temporal_transformer": {"encoder": ENCODER, "layers": 1, "heads": 2, "ticks": 8},
 }

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
+from BC_training.common.convolution import convolve
 from BC_training.common.layers import BATCH_NORM_MOMENTUM, Backbone, ConvEncoder
 from BC_training.common.types import Section
 
@@ -145,6 +146,7 @@ class ConvNorm(nnx.Module):
             padding=size // 2,
             feature_group_count=groups,
             use_bias=False,
+            conv_general_dilated=convolve,
             kernel_init=HE_FAN_OUT,
             rngs=rngs,
         )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from BC_training.common.convolution import convolve
+
 BATCH_NORM_MOMENTUM = 0.95
 """Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
 small datasets have no more than that."""
@@ -44,6 +46,7 @@ class ConvNormAct(nnx.Module):
             (size, size),
             strides=stride,
             use_bias=not batch_norm,
+            conv_general_dilated=convolve,
             kernel_init=nnx.initializers.he_normal(),
             rngs=rngs,
         )

@@ -1,0 +1,87 @@
+"""Convolutions over the window's maps, one on another: motion, where it is.
+
+Each tick's picture becomes a map of features by itself; those of all ticks are stacked as channels
+before anything forgets where things are ("slow fusion": Karpathy et al. 2014, "Large-scale video
+classification with convolutional neural networks").
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from pydantic import Field, PositiveInt
+
+from BC_training.common.backbones import BackboneConfig, ConvConfig, make_backbone
+from BC_training.common.encoder import pooled
+from BC_training.common.layers import MLP, ActionHead, ConvEncoder
+from BC_training.common.model import Model
+from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+
+
+class Config(ModelConfig):
+    backbone: BackboneConfig = ConvConfig()
+    """What looks at each picture. A shallow one, with a fine map, sees small things move."""
+    width: PositiveInt = 32
+    """Channels of each tick's map."""
+    ticks: PositiveInt = 4
+    """T: observed ticks."""
+    stride: PositiveInt = 1
+    """Ticks between two observed ones."""
+    features: tuple[PositiveInt, ...] = Field(default=(128, 256), min_length=1)
+    """Channels of each conv block over the stacked maps; the first keeps height and width, the
+    others halve them."""
+    depth: int = Field(default=1, ge=0)
+    """Residual 3x3 convolutions in each of these blocks."""
+    grid: tuple[PositiveInt, PositiveInt] = (2, 2)
+    """Height and width of the grid over which the last map is averaged."""
+    dense_features: tuple[PositiveInt, ...] = (256,)
+    """Widths of the dense layers after it."""
+    dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+
+    def window(self) -> WindowSpec:
+        return super().window()._replace(ticks=self.ticks, stride=self.stride)
+
+
+class TemporalCNN(Model):
+    def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
+        frame = spec.frame
+        backbone = make_backbone(config.backbone, frame.channels, rngs)
+        image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
+        height, width = nnx.eval_shape(lambda x: backbone(x, None), image).shape[1:3]
+        self.map = (height, width, config.width)
+        super().__init__(config, spec, math.prod(self.map), rngs)
+        self.backbone = backbone
+        self.narrow = nnx.Linear(backbone.width, config.width, rngs=rngs)
+        self.motion = ConvEncoder(
+            config.ticks * config.width,
+            config.features,
+            stem=1,
+            depth=config.depth,
+            batch_norm=True,
+            rngs=rngs,
+        )
+        self.grid = config.grid
+        inputs = self.motion.width * config.grid[0] * config.grid[1]
+        self.dense = MLP(inputs, config.dense_features, dropout_rate=config.dropout_rate, rngs=rngs)
+        inputs = (inputs, *config.dense_features)[-1]
+        self.head = ActionHead(inputs, config.chunk, len(spec.actions), rngs=rngs)
+
+    def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
+        seen = self.narrow(self.backbone(jnp.asarray(tick.frames), rngs))
+        return seen.reshape(len(seen), -1)
+
+    def decode(
+        self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B K A"]:
+        # Ticks from before the episode's start show nothing.
+        features = features * valid[..., None]
+        maps = jnp.moveaxis(features.reshape(*valid.shape, *self.map), 1, 3)
+        stacked = maps.reshape(*maps.shape[:3], -1)
+        return self.head(self.dense(pooled(self.motion(stacked, rngs), self.grid), rngs))
+
+
+def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> TemporalCNN:
+    """Builds the model for a dataset's frames and actions."""
+    return TemporalCNN(config, spec, rngs)
