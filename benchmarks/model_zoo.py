@@ -49,6 +49,10 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "vla", "backbone": {"type": "patch", "size": 8, "width": 128}, "width": 128,
         "layers": 3, "chunk": 4, "dropout_rate": 0.0,
     },
+    "temporal_cnn": {
+        "name": "temporal_cnn", "backbone": CONV, "features": [64, 128], "depth": 0,
+        "grid": [3, 4], "dense_features": [128], "dropout_rate": 0.0, **WINDOW,
+    },
     "temporal_transformer": {
         "name": "temporal_transformer", "encoder": ENCODER, "dropout_rate": 0.0, **WINDOW,
     },
@@ -60,7 +64,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "efficientnet": {"name": "efficientnet"},
 }  # fmt: skip
 """What each row of the table is, as in the section `model` of a configuration."""
-LONGER = {f"{name}, 3 passes": (name, 3) for name in ("pure_cnn", "temporal_lstm")}
+LONGER = {f"{name}, 3 passes": (name, 3) for name in ("pure_cnn", "temporal_cnn", "temporal_lstm")}
 """Rows of the models that see pictures only, and for how many passes they were trained: one is too
 short for these to tell what looking back is worth."""
 
