@@ -64,9 +64,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "efficientnet": {"name": "efficientnet"},
 }  # fmt: skip
 """What each row of the table is, as in the section `model` of a configuration."""
-LONGER = {f"{name}, 3 passes": (name, 3) for name in ("pure_cnn", "temporal_cnn", "temporal_lstm")}
-"""Rows of the models that see pictures only, and for how many passes they were trained: one is too
-short for these to tell what looking back is worth."""
+LOOK_ONLY = ("pure_cnn", "temporal_cnn", "temporal_lstm")
+"""Models that see pictures only: one pass over them is too short to tell what looking back is
+worth, so that these are trained for three as well."""
+ROWS: dict[str, dict[str, Any]] = {name: {"model": model} for name, model in MODELS.items()} | {
+    f"{name}, 3 passes": {"model": MODELS[name], "training": {"num_epochs": 3}}
+    for name in LOOK_ONLY
+}
+"""What each row changes in the configuration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +198,25 @@ def table(rows: dict[str, Any], title: str) -> None:
 
 
 def compare(
-    job: Job, results: Path, changes: dict[str, dict[str, Any]], facts: dict[str, Any], title: str
+    job: Job,
+    results: Path,
+    changes: dict[str, dict[str, Any]],
+    facts: dict[str, Any],
+    title: str,
+    *,
+    beside: bool = False,
 ) -> None:
     """Measures the rows that are not known yet, each a change to the configuration, and keeps all
-    that is known."""
+    that is known.
+
+    Args:
+        job: what is compared on.
+        results: the file that keeps it.
+        changes: by row.
+        facts: that the file states besides.
+        title: of the table.
+        beside: add the players that need no model.
+    """
     path = recorded(job)
     rows = json.loads(results.read_text())["rows"] if results.exists() else {}
     for name in job.only or changes:
@@ -204,34 +224,23 @@ def compare(
             continue
         folder = job.folder / name.replace(" ", "_").replace(",", "")
         rows[name] = measure(configuration(path, folder, job.epochs, changes[name]), job)
-        ordered = {key: rows[key] for key in changes if key in rows}
+        if beside and "(expert)" not in rows:
+            rows |= baselines(folder, job)
+        rows = {key: rows[key] for key in (*changes, *rows) if key in rows}
         device = jax.devices()[0].device_kind
-        written = {"recordings": job.recordings, **facts, "device": device, "rows": ordered}
+        written = {"recordings": job.recordings, **facts, "device": device, "rows": rows}
+        results.parent.mkdir(exist_ok=True)
         results.write_text(json.dumps(written, indent=2) + "\n")
-        table(ordered, title)
+        table(rows, title)
 
 
 def main(job: Job) -> None:
     """Measures what is not known yet."""
-    path = recorded(job)
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
-    for name in job.only or (*MODELS, *LONGER):
-        if name in rows:
-            continue
-        folder = job.folder / name.replace(",", "").replace(" ", "_")
-        model, epochs = LONGER.get(name, (name, job.epochs))
-        rows[name] = measure(configuration(path, folder, epochs, {"model": MODELS[model]}), job)
-        if "(expert)" not in rows:
-            rows |= baselines(folder, job)
-        ordered = {key: rows[key] for key in (*MODELS, *LONGER, *rows) if key in rows}
-        RESULTS.parent.mkdir(exist_ok=True)
-        facts = {
-            "recordings": job.recordings, "disturbed": DISTURBED, "epochs": job.epochs,
-            "resolution": job.resolution, "batch": 32,
-            "device": jax.devices()[0].device_kind,
-        }  # fmt: skip
-        RESULTS.write_text(json.dumps({**facts, "rows": ordered}, indent=2) + "\n")
-        table(ordered, f"{job.recordings} recorded fights at {job.resolution}")
+    facts = {
+        "disturbed": DISTURBED, "epochs": job.epochs, "resolution": job.resolution, "batch": 32,
+    }  # fmt: skip
+    title = f"{job.recordings} recorded fights at {job.resolution}"
+    compare(job, RESULTS, ROWS, facts, title, beside=True)
 
 
 if __name__ == "__main__":

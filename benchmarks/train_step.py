@@ -28,6 +28,7 @@ from BC_training.common import console, optim
 from BC_training.common.augment import make_augmentation
 from BC_training.common.checkpoint import TrainState
 from BC_training.common.dataset import open_data
+from BC_training.common.step import make_train_step
 from gameplay_pipeline.record import record
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,7 +106,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     cost = gradient.lower(params, observation).compile().cost_analysis()
     # The step takes the state's buffers over, so it comes last.
     augmentation = make_augmentation(config.training.augmentation, fitted, spec.actions)
-    step = train.make_train_step(graph, optimizer, fitted, augmentation, objective, config)
+    step = make_train_step(graph, optimizer, fitted, augmentation, objective, config)
     state = TrainState(
         *jax.device_put((np.int32(0), params, rest, opt_state, np.int32(-1))), average=None
     )

@@ -4,12 +4,14 @@ uv run python docs/make_results.py
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
 README = HERE.parent / "README.md"
+PLAYED = ("won %", "boss health removed %")
 BEGIN, END = "<!-- written by docs/make_results.py -->\n", "<!-- up to here -->\n"
 
 ZOO = """# Results
@@ -79,53 +81,52 @@ def interval(cell: dict[str, float], scale: float = 100, digits: int = 0) -> str
     )
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def models(rows: dict[str, Any]) -> str:
     """Models and players without one, a row each."""
-    lines = [
-        "| | parameters | frames/s | act ms | exact match | macro F1 | press F1 | won % "
-        "| boss health removed % |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ["model", "parameters", "frames/s", "act ms", "exact match", "macro F1", "press F1"]
+    lines = []
     for name, row in rows.items():
         cells = ["-"] * 6
         if "parameters" in row:
             cells = [f"{row['parameters']:,}", f"{row['train_frames_per_second']:,.0f}"]
             cells += [f"{row['act_ms']:.2f}"]
             cells += [f"{row[key]:.3f}" for key in ("exact_match", "macro_f1", "onset_f1")]
-        cells += [interval(row["won"]), interval(row["boss_health_removed"])]
-        lines.append(" | ".join([f"| {name}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *cells, *played(row)])
+    return table([*heads, *PLAYED], lines)
+
+
+def played(row: dict[str, Any]) -> list[str]:
+    """What a row's fights came to, under the heads `PLAYED`."""
+    return [interval(row["won"]), interval(row["boss_health_removed"])]
 
 
 def told(rows: dict[str, Any]) -> str:
     """How a policy and the expert played under each instruction."""
-    lines = [
-        "| told | player | won % | attacks/s | dodges/s | distance kept, m |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for style, row in rows.items():
         for player in ("vla", "expert"):
             found = row[player]
             cells = [interval(found["won"])]
             cells += [interval(found[key], 1, 2) for key in ("attacks", "dodges", "distance")]
-            lines.append(
-                f"| {row['instruction']} ({style}) | {player} | " + " | ".join(cells) + " |"
-            )
-    return "\n".join(lines) + "\n"
+            lines.append([f"{row['instruction']} ({style})", player, *cells])
+    heads = ["told", "player", "won %", "attacks/s", "dodges/s", "distance kept, m"]
+    return table(heads, lines)
 
 
 def decided(rows: dict[str, Any]) -> str:
     """Each way to decide, a row each."""
-    lines = [
-        "| network: `play` | exact match | press F1 | presses/s | won % | boss health removed % |",
-        "|---|---|---|---|---|---|",
-    ]
+    heads = ["network: `play`", "exact match", "press F1", "presses/s"]
+    lines = []
     for name, row in rows.items():
-        cells = [f"{row[key]:.3f}" for key in ("exact_match", "onset_f1")]
-        cells += [interval(row["presses"], 1, 2)]
-        cells += [interval(row[key]) for key in ("won", "boss_health_removed")]
-        lines.append(" | ".join([f"| {name}", *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        figures = [f"{row[key]:.3f}" for key in ("exact_match", "onset_f1")]
+        lines.append([name, *figures, interval(row["presses"], 1, 2), *played(row)])
+    return table([*heads, *PLAYED], lines)
 
 
 def measured() -> dict[str, Any]:

@@ -24,7 +24,7 @@ LAYERS = (
     {"common.augment", "common.decision", "common.residency", "common.health",
      "common.checkpoint", "models.*"},
     {"common.dataset"},
-    {"common.policy"},
+    {"common.policy", "common.step"},
     {"common.saliency"},
     {"analysis.statistics", "analysis.advice"},
     {"analysis.reaction"},

@@ -8,7 +8,14 @@ from pydantic import Field, PositiveInt
 
 from BC_training.common.backbones import BackboneConfig, ConvConfig, make_backbone
 from BC_training.common.layers import MLP
-from BC_training.common.types import DataSpec, Observation, Section, UserError
+from BC_training.common.types import (
+    DataSpec,
+    ModelConfig,
+    Observation,
+    Section,
+    UserError,
+    WindowSpec,
+)
 
 
 class EncoderConfig(Section):
@@ -31,6 +38,16 @@ class EncoderConfig(Section):
     past_action_dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of training ticks at which the past actions are hidden."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+
+
+class EncodedConfig(ModelConfig):
+    """What the config class of a model with a `TickEncoder` extends."""
+
+    encoder: EncoderConfig = EncoderConfig()
+
+    def window(self) -> WindowSpec:
+        asked = super().window()
+        return asked._replace(state=self.encoder.state, past_actions=self.encoder.past_actions)
 
 
 class StateEncoder(nnx.Module):

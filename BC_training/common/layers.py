@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from BC_training.common.convolution import convolve
+from BC_training.common.types import FrameContract
 
 BATCH_NORM_MOMENTUM = 0.95
 """Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
@@ -30,6 +31,12 @@ class Backbone(nnx.Module):
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
         raise NotImplementedError
+
+    def map_size(self, frame: FrameContract) -> tuple[int, int]:
+        """Height and width of the map."""
+        image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
+        height, width = jax.eval_shape(lambda x: self(x, None), image).shape[1:3]
+        return height, width
 
 
 class ConvNormAct(nnx.Module):

@@ -99,6 +99,18 @@ class ModelConfig(Section):
         return WindowSpec(chunk=self.chunk, auxiliary=self.auxiliary)
 
 
+class TemporalConfig(ModelConfig):
+    """What the config class of a model that looks back extends."""
+
+    ticks: int = Field(default=16, ge=1)
+    """T: observed ticks."""
+    stride: int = Field(default=1, ge=1)
+    """Ticks between two observed ones."""
+
+    def window(self) -> WindowSpec:
+        return super().window()._replace(ticks=self.ticks, stride=self.stride)
+
+
 class FrameContract(Section):
     """What a frame is. Training and play must agree on every field."""
 

@@ -4,25 +4,18 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.encoder import EncoderConfig, TickEncoder
+from BC_training.common.encoder import EncodedConfig, EncoderConfig, TickEncoder
 from BC_training.common.layers import MLP, ActionHead
 from BC_training.common.model import Model
-from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.common.types import DataSpec, Observation
 
 
-class Config(ModelConfig):
+class Config(EncodedConfig):
     encoder: EncoderConfig = EncoderConfig(state=True)
     dense_features: tuple[PositiveInt, ...] = (256,)
     """Widths of the dense layers after the encoder."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
     """Dropout after each dense layer."""
-
-    def window(self) -> WindowSpec:
-        return (
-            super()
-            .window()
-            ._replace(state=self.encoder.state, past_actions=self.encoder.past_actions)
-        )
 
 
 class StateVision(Model):

@@ -7,7 +7,6 @@ classification with convolutional neural networks").
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -17,18 +16,16 @@ from BC_training.common.backbones import BackboneConfig, ConvConfig, make_backbo
 from BC_training.common.encoder import pooled
 from BC_training.common.layers import MLP, ActionHead, ConvEncoder
 from BC_training.common.model import Model
-from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.common.types import DataSpec, Observation, TemporalConfig
 
 
-class Config(ModelConfig):
+class Config(TemporalConfig):
     backbone: BackboneConfig = ConvConfig()
     """What looks at each picture. A shallow one, with a fine map, sees small things move."""
     width: PositiveInt = 32
     """Channels of each tick's map."""
     ticks: PositiveInt = 4
     """T: observed ticks."""
-    stride: PositiveInt = 1
-    """Ticks between two observed ones."""
     features: tuple[PositiveInt, ...] = Field(default=(128, 256), min_length=1)
     """Channels of each conv block over the stacked maps; the first keeps height and width, the
     others halve them."""
@@ -40,17 +37,11 @@ class Config(ModelConfig):
     """Widths of the dense layers after it."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
 
-    def window(self) -> WindowSpec:
-        return super().window()._replace(ticks=self.ticks, stride=self.stride)
-
 
 class TemporalCNN(Model):
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
-        frame = spec.frame
-        backbone = make_backbone(config.backbone, frame.channels, rngs)
-        image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
-        height, width = nnx.eval_shape(lambda x: backbone(x, None), image).shape[1:3]
-        self.map = (height, width, config.width)
+        backbone = make_backbone(config.backbone, spec.frame.channels, rngs)
+        self.map = (*backbone.map_size(spec.frame), config.width)
         super().__init__(config, spec, math.prod(self.map), rngs)
         self.backbone = backbone
         self.narrow = nnx.Linear(backbone.width, config.width, rngs=rngs)

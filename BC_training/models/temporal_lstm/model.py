@@ -6,32 +6,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import PositiveInt
 
-from BC_training.common.encoder import EncoderConfig, TickEncoder
+from BC_training.common.encoder import EncodedConfig, TickEncoder
 from BC_training.common.layers import ActionHead
 from BC_training.common.model import Model
-from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.common.types import DataSpec, Observation, TemporalConfig
 
 
-class Config(ModelConfig):
-    encoder: EncoderConfig = EncoderConfig()
-    ticks: PositiveInt = 16
-    """T: observed ticks."""
-    stride: PositiveInt = 1
-    """Ticks between two observed ones."""
+class Config(EncodedConfig, TemporalConfig):
     hidden: PositiveInt = 256
     """Width of the recurrent state."""
-
-    def window(self) -> WindowSpec:
-        return (
-            super()
-            .window()
-            ._replace(
-                ticks=self.ticks,
-                stride=self.stride,
-                state=self.encoder.state,
-                past_actions=self.encoder.past_actions,
-            )
-        )
 
 
 class TemporalLSTM(Model):

@@ -9,18 +9,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 
-from BC_training.common.encoder import EncoderConfig, TickEncoder
+from BC_training.common.encoder import EncodedConfig, TickEncoder
 from BC_training.common.layers import ActionHead, TransformerBlock
 from BC_training.common.model import Model
-from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.common.types import DataSpec, Observation, TemporalConfig
 
 
-class Config(ModelConfig):
-    encoder: EncoderConfig = EncoderConfig()
-    ticks: PositiveInt = 16
-    """T: observed ticks."""
-    stride: PositiveInt = 1
-    """Ticks between two observed ones."""
+class Config(EncodedConfig, TemporalConfig):
     layers: PositiveInt = 2
     """Transformer blocks."""
     heads: PositiveInt = 4
@@ -34,18 +29,6 @@ class Config(ModelConfig):
                 f"encoder.width ({self.encoder.width}) can't be split among {self.heads} heads"
             )
         return self
-
-    def window(self) -> WindowSpec:
-        return (
-            super()
-            .window()
-            ._replace(
-                ticks=self.ticks,
-                stride=self.stride,
-                state=self.encoder.state,
-                past_actions=self.encoder.past_actions,
-            )
-        )
 
 
 class TemporalTransformer(Model):

@@ -6,7 +6,6 @@ action queries (Zhao et al. 2023, "Learning fine-grained bimanual manipulation")
 GPU trains from nothing.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -54,8 +53,7 @@ class VLA(Model):
         super().__init__(config, spec, config.chunk * width, rngs)
         self.chunk = config.chunk
         self.backbone = make_backbone(config.backbone, frame.channels, rngs)
-        image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
-        _, rows, columns, _ = jax.eval_shape(lambda x: self.backbone(x, None), image).shape
+        rows, columns = self.backbone.map_size(frame)
         self.look = nnx.Linear(self.backbone.width, width, rngs=rngs)
         self.places = nnx.Param(POSITION(rngs.params(), (rows * columns, width)))
         wide = EncoderConfig(state=True, state_features=(width, width))
