@@ -95,8 +95,8 @@ def config(setting, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(setting):
-    """A checkpoint after two epochs."""
-    return train.train(changed(setting[0], num_epochs=2))
+    """A run that was never interrupted."""
+    return train.train(setting[0])
 
 
 def changed(config, **training):
@@ -144,7 +144,9 @@ def test_a_ticks_encoding_depends_on_that_tick_alone(config):
 @pytest.mark.slow
 def test_the_loss_falls_on_a_learnable_set(config):
     figures = []
-    train.train(changed(config, num_epochs=30))
+    once = config.evaluation.model_copy(update={"eval_every_n_epochs": 30})
+    config = changed(config, num_epochs=30, save_every_n_epochs=30)
+    train.train(config.model_copy(update={"evaluation": once}))
     for line in (config.run_dir() / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if "train/loss" in record:
@@ -213,9 +215,7 @@ def test_a_policy_refuses_a_frame_it_was_not_trained_on(trained):
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_path):
-    whole = changed(config, checkpoint_dir=str(tmp_path / "whole"))
-    train.train(whole)
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
     step_of = train.make_train_step
 
     def failing(*arguments):
@@ -234,7 +234,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, tmp_
         with pytest.raises(RuntimeError, match="killed"):
             train.train(config)
     train.train(config, resume=True)
-    one, other = final_arrays(whole.run_dir()), final_arrays(config.run_dir())
+    one, other = final_arrays(trained), final_arrays(config.run_dir())
     assert one[0].step == other[0].step
     assert one[0].metrics == other[0].metrics
     assert one[1].keys() == other[1].keys()

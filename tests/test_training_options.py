@@ -103,6 +103,17 @@ def test_the_average_of_the_parameters_is_what_is_evaluated_and_played(configure
     assert max(away) > 1e-4
 
 
+def test_a_resumed_run_compiles_its_step_once(configure, monkeypatch):
+    steps, make = [], train.make_train_step
+    train.train(configure(num_epochs=1))
+    monkeypatch.setattr(
+        train, "make_train_step", lambda *arguments: steps.append(make(*arguments)) or steps[-1]
+    )
+    train.train(configure(num_epochs=2), resume=True)
+    (step,) = steps
+    assert step._cache_size() == 1
+
+
 @pytest.mark.slow
 def test_an_average_resumes_bit_for_bit(configure):
     options = {"ema_decay": 0.95, "augmentation": {"shift": 0.1, "noise": 0.1}, "model": {}}
