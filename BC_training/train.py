@@ -117,8 +117,8 @@ class Trainer:
         )
         if self.resumed_from is not None:
             self.state = run.restore(self.resumed_from, self.state)
-        # As restored arrays are, or the step would be compiled again for what it returns.
-        self.state = jax.device_put(self.state, jax.devices()[0])
+        # All bound to the device, as what the step returns is: a mix would have it compiled twice.
+        self.state = jax.device_put(self.state, jax.local_devices()[0])
         objective = optim.objective(training, self.train_set.actions)
         self.train_step = make_train_step(
             graph, optimizer, self.fitted, augmentation, objective, config

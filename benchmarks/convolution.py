@@ -3,7 +3,7 @@
     uv run python -m benchmarks.convolution [--rounds 5]
 
 Times, in turns within one run, gradients of a batch and the features of one picture. Prints a table
-and writes benchmarks/results/convolution.json; a ratio is the median over the rounds.
+and writes benchmarks/results/convolution-<device>.json; a ratio is the median over the rounds.
 """
 
 import json
@@ -27,8 +27,9 @@ from BC_training.common.backbones import (
     ResNetConfig,
     make_backbone,
 )
+from BC_training.common.convolution import convolve
 
-RESULTS = Path(__file__).parent / "results" / "convolution.json"
+RESULTS = Path(__file__).parent / "results"
 BACKBONES: dict[str, BackboneConfig] = {
     "resnet 18": ResNetConfig(),
     "efficientnet b0": EfficientNetConfig(),
@@ -36,25 +37,27 @@ BACKBONES: dict[str, BackboneConfig] = {
 BATCH, SIZES = 32, ((36, 64), (144, 256))
 
 
-def calls(config: BackboneConfig, size: tuple[int, int], *, own: bool) -> dict[str, Callable]:
+def calls(config: BackboneConfig, size: tuple[int, int], convolution: Callable) -> dict[str, Any]:
     """Gradients of a batch, and the features of one picture."""
     backbone = make_backbone(config, 3, nnx.Rngs(params=0))
-    if not own:
-        for _, module in nnx.iter_modules(backbone):
-            if isinstance(module, nnx.Conv):
-                module.conv_general_dilated = lax.conv_general_dilated
+    for _, module in nnx.iter_modules(backbone):
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = convolution
     graph, params, rest = nnx.split(backbone, nnx.Param, ...)
     images = jnp.asarray(np.random.default_rng(0).random((BATCH, *size, 3), np.float32))
 
     def features(params: Any, images: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
         return nnx.merge(graph, params, rest, copy=True)(images, rngs)
 
-    def loss(params: Any) -> jax.Array:
+    def loss(params: Any, images: jax.Array) -> jax.Array:
         return jnp.mean(features(params, images, nnx.Rngs(dropout=0)) ** 2)
 
     gradient = jax.jit(jax.grad(loss))
-    forward = jax.jit(lambda params: features(params, images[:1], None))
-    return {"train": lambda: gradient(params), "act": lambda: forward(params)}
+    forward = jax.jit(lambda params, images: features(params, images, None))
+    return {
+        "train": lambda: gradient(params, images),
+        "act": lambda: forward(params, images[:1]),
+    }
 
 
 def milliseconds(call: Callable) -> float:
@@ -72,7 +75,7 @@ def main(rounds: int = 5) -> None:
     rows = []
     for name, config in BACKBONES.items():
         for size in SIZES:
-            own, theirs = (calls(config, size, own=own) for own in (True, False))
+            own, theirs = (calls(config, size, c) for c in (convolve, lax.conv_general_dilated))
             for what in own:
                 found = [
                     (milliseconds(own[what]), milliseconds(theirs[what])) for _ in range(rounds + 1)
@@ -94,7 +97,8 @@ def main(rounds: int = 5) -> None:
         table.add_row(row["backbone"], f"{height}x{width}", what, *figures)
     console.make_console().print(table)
     device = jax.devices()[0].device_kind
-    RESULTS.write_text(json.dumps({"device": device, "rows": rows}, indent=2) + "\n")
+    file = RESULTS / f"convolution-{device.lower().replace(' ', '-')}.json"
+    file.write_text(json.dumps({"device": device, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

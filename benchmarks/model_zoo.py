@@ -64,12 +64,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "efficientnet": {"name": "efficientnet"},
 }  # fmt: skip
 """What each row of the table is, as in the section `model` of a configuration."""
-LOOK_ONLY = ("pure_cnn", "temporal_cnn", "temporal_lstm")
-"""Models that see pictures only: one pass over them is too short to tell what looking back is
-worth, so that these are trained for three as well."""
+LONGER = ("pure_cnn", "temporal_cnn", "temporal_lstm")
+"""Of the models that see pictures only, those that are trained for three passes as well: one is too
+short to tell what looking back is worth."""
 ROWS: dict[str, dict[str, Any]] = {name: {"model": model} for name, model in MODELS.items()} | {
-    f"{name}, 3 passes": {"model": MODELS[name], "training": {"num_epochs": 3}}
-    for name in LOOK_ONLY
+    f"{name}, 3 passes": {"model": MODELS[name], "training": {"num_epochs": 3}} for name in LONGER
 }
 """What each row changes in the configuration."""
 
@@ -226,7 +225,9 @@ def compare(
         rows[name] = measure(configuration(path, folder, job.epochs, changes[name]), job)
         if beside and "(expert)" not in rows:
             rows |= baselines(folder, job)
-        rows = {key: rows[key] for key in (*changes, *rows) if key in rows}
+        # Players that need no model come last; a row that is no longer compared is dropped.
+        kept = (*changes, *(key for key in rows if key.startswith("(")))
+        rows = {key: rows[key] for key in kept if key in rows}
         device = jax.devices()[0].device_kind
         written = {"recordings": job.recordings, **facts, "device": device, "rows": rows}
         results.parent.mkdir(exist_ok=True)

@@ -141,6 +141,23 @@ def test_a_ticks_encoding_depends_on_that_tick_alone(config):
     assert np.allclose(both[:1], alone, atol=1e-5)
 
 
+def test_ticks_from_before_the_start_count_for_nothing(config):
+    if config.model.window().ticks == 1:
+        pytest.skip("sees one tick")
+    data = open_data(config)
+    batch = data.splits["train"].batch(np.arange(8, 12))
+    fitted = train.fit_preprocess(data, config)
+    spec = data.spec.model_copy(update={"features": fitted.features()})
+    model = checkpoints.create_model(config, spec)
+    features = model(fitted(batch.observation)).features
+    valid = jnp.ones(features.shape[:2], bool).at[:, 0].set(False)
+    other = features.at[:, 0].add(1.0)
+    decode = nnx.jit(lambda model, *seen: model.decode(*seen, None))
+    assert np.array_equal(decode(model, features, valid), decode(model, other, valid))
+    everything = jnp.ones_like(valid)
+    assert not np.array_equal(decode(model, features, everything), decode(model, other, everything))
+
+
 @pytest.mark.slow
 def test_the_loss_falls_on_a_learnable_set(config):
     figures = []

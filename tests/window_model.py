@@ -30,7 +30,8 @@ class WindowModel(Model):
         return nnx.relu(self.inner(seen))
 
     def decode(self, features, valid, rngs):
-        known = jnp.concatenate([features, valid[..., None].astype(jnp.float32)], axis=-1)
+        mask = valid[..., None].astype(jnp.float32)
+        known = jnp.concatenate([features * mask, mask], axis=-1)
         return self.head(known.reshape(len(known), -1)).reshape(len(known), 2, self.actions)
 
 

@@ -332,7 +332,7 @@ def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
 
 def _read_arrays(folder: Path) -> dict[str, Any]:
     """Arrays as they were stored, on this machine's first device, whichever wrote them."""
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             stored: Any = checkpointer.metadata(folder.resolve()).item_metadata

@@ -1,11 +1,13 @@
 """A convolution that is fast on a CPU too.
 
-XLA's fast one for CPUs takes neither channels one by one nor a kernel larger than the map, for
-which it falls back on a plain loop, up to a hundred times slower. Both are sums over a few shifted
-copies of the map, and are written so here. On other platforms nothing changes.
+XLA's fast one for CPUs takes neither channels one by one nor a kernel with more places than the map
+that comes out (of such a kernel, not the gradient at least), and falls back on a plain loop that is
+up to a hundred times slower (benchmarks/convolution.py). Both are sums over a few shifted copies of
+the map, and are written so here. Other platforms run the same convolution as without this.
 """
 
-import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,10 +22,18 @@ def convolve(
     window_strides: tuple[int, int],
     padding: str | list[tuple[int, int]],
     *,
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
     feature_group_count: int,
     **options: Any,
 ) -> Float[Array, "B h w F"]:
-    """`lax.conv_general_dilated` as `nnx.Conv` calls it, without dilation."""
+    """`lax.conv_general_dilated` as `nnx.Conv` calls it. Knows no forward-mode derivative.
+
+    Raises:
+        NotImplementedError: it is dilated.
+    """
+    if {*lhs_dilation, *rhs_dilation} != {1}:
+        raise NotImplementedError("convolve knows no dilation; take lax.conv_general_dilated")
     sizes = kernel.shape[:2]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], sizes, window_strides, padding)
@@ -39,31 +49,34 @@ def convolve(
         )
 
     def by_shifts(images: Array, kernel: Array) -> Array:
-        padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+        # In float32, as a convolution of bfloat16 adds up.
+        padded = jnp.pad(images.astype(jnp.float32), ((0, 0), *padding, (0, 0)))
+        weights = kernel.astype(jnp.float32)
         if feature_group_count > 1:
-            return _each_channel(padded, kernel, window_strides)
-        under = jnp.concatenate(_shifted(padded, sizes, window_strides), axis=-1)
-        return under @ kernel.reshape(-1, kernel.shape[-1])
+            found = _each_channel(padded, weights, window_strides)
+        else:
+            under = jnp.concatenate(_shifted(padded, sizes, window_strides), axis=-1)
+            found = under @ weights.reshape(-1, weights.shape[-1])
+        return found.astype(images.dtype)
 
     one_by_one = feature_group_count == images.shape[-1] == kernel.shape[-1] > 1
-    map_ = [length + sum(pad) for length, pad in zip(images.shape[1:3], padding, strict=True)]
-    outputs = _outputs(map_, sizes, window_strides)
-    larger = any(size > length for size, length in zip(sizes, outputs, strict=True))
+    lengths = [length + sum(pad) for length, pad in zip(images.shape[1:3], padding, strict=True)]
+    larger = math.prod(sizes) > math.prod(_outputs(lengths, sizes, window_strides))
     if one_by_one or (larger and feature_group_count == 1):
         return lax.platform_dependent(images, kernel, cpu=by_shifts, default=whole)
     return whole(images, kernel)
 
 
-def _outputs(lengths: Any, sizes: tuple[int, ...], strides: tuple[int, int]) -> list[int]:
+def _outputs(padded: Sequence[int], sizes: Sequence[int], strides: Sequence[int]) -> list[int]:
     """Height and width of what comes out for a padded map."""
     return [
         (length - size) // stride + 1
-        for length, size, stride in zip(lengths, sizes, strides, strict=True)
+        for length, size, stride in zip(padded, sizes, strides, strict=True)
     ]
 
 
 def _shifted(
-    padded: Float[Array, "B H W C"], sizes: tuple[int, ...], strides: tuple[int, int]
+    padded: Float[Array, "B H W C"], sizes: Sequence[int], strides: tuple[int, int]
 ) -> list[Float[Array, "B h w C"]]:
     """What lies under each weight of the kernel, in the kernel's order."""
     height, width = _outputs(padded.shape[1:3], sizes, strides)
@@ -86,11 +99,7 @@ def _weighed(
 
 
 # With its own gradient: that of slices would be as many padded maps.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _each_channel(
-    padded: Float[Array, "B H W C"], kernel: Float[Array, "k k 1 C"], strides: tuple[int, int]
-) -> Float[Array, "B h w C"]:
-    return _weighed(padded, kernel, strides)
+_each_channel = jax.custom_vjp(_weighed, nondiff_argnums=(2,))
 
 
 def _forward(padded: Array, kernel: Array, strides: tuple[int, int]) -> tuple[Array, Any]:

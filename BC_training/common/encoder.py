@@ -127,8 +127,9 @@ def pooled(map_: Float[Array, "B h w C"], grid: tuple[int, int]) -> Float[Array,
     height, width = map_.shape[1:3]
     if grid[0] > height or grid[1] > width:
         raise UserError(
-            f"model: a grid of {grid[0]}x{grid[1]} cells (height x width), but the backbone's "
-            f"map has only {height}x{width}; take a coarser grid or a shallower backbone"
+            f"model: a grid of {grid[0]}x{grid[1]} cells (height x width), but the map that it is "
+            f"laid over has only {height}x{width}; take a coarser grid, or a network that shrinks "
+            "the picture less"
         )
     rows, columns = (
         [slice(i * size // cells, -(-(i + 1) * size // cells)) for i in range(cells)]

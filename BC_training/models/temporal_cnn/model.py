@@ -21,18 +21,19 @@ from BC_training.common.types import DataSpec, Observation, TemporalConfig
 
 class Config(TemporalConfig):
     backbone: BackboneConfig = ConvConfig()
-    """What looks at each picture. A shallow one, with a fine map, sees small things move."""
+    """What looks at each picture. A shallower one, with a finer map, sees small things move."""
     width: PositiveInt = 32
     """Channels of each tick's map."""
-    ticks: PositiveInt = 4
+    ticks: int = Field(default=4, ge=1)
     """T: observed ticks."""
     features: tuple[PositiveInt, ...] = Field(default=(128, 256), min_length=1)
-    """Channels of each conv block over the stacked maps; the first keeps height and width, the
-    others halve them."""
+    """Channels of each conv block over the stacked maps. The first keeps height and width, the
+    others halve them; all have batch norm."""
     depth: int = Field(default=1, ge=0)
     """Residual 3x3 convolutions in each of these blocks."""
-    grid: tuple[PositiveInt, PositiveInt] = (2, 2)
-    """Height and width of the grid over which the last map is averaged."""
+    grid: tuple[PositiveInt, PositiveInt] = (1, 1)
+    """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where
+    things are, a finer one keeps it."""
     dense_features: tuple[PositiveInt, ...] = (256,)
     """Widths of the dense layers after it."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
