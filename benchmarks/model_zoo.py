@@ -1,19 +1,15 @@
 """Every model family on the same recorded fights, and then in fights of its own.
 
     uv run python -m benchmarks.model_zoo [--only NAME ...] [--fights 50]
-    uv run python -m benchmarks.model_zoo --pace
 
 Records the arena's expert once, trains each model on the same split with the same number of
 gradient steps, and has it fight the same seeded fights. Models are small ones, made for two CPU
 cores. What is measured already is kept, so that a run that was stopped goes on; the table and
-benchmarks/results/model_zoo.json hold all that is known. --pace measures anew how fast the known
-rows train and act, one after another: what was noted during hours of training is only as good as
-the machine was idle.
+benchmarks/results/model_zoo.json hold all that is known.
 """
 
 import dataclasses
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -92,8 +88,6 @@ class Job:
     """Where recordings and checkpoints go."""
     resolution: str = f"{WIDTH}x{HEIGHT}"
     """Of the recordings."""
-    pace: bool = False
-    """Measure only the speeds, of the rows that are known."""
 
 
 def recorded(job: Job) -> Path:
@@ -163,16 +157,6 @@ def act_ms(policy: Policy, ticks: int = 200) -> float:
     return 1000 * float(np.median(times))
 
 
-def training_pace(path: Path, changes: dict[str, Any]) -> float:
-    """Frames per second of a hundred training steps, after as many that are not counted."""
-    with tempfile.TemporaryDirectory() as folder:
-        short = {**changes, "dataset": {"train_ratio": 0.04, "val_ratio": 0.0}}
-        short["training"] = {**changes.get("training", {}), "num_epochs": 2}
-        run = train.train(configuration(path, Path(folder), 2, short))
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["time/frames_per_second"] for line in lines if "epoch" in line][-1]
-
-
 def baselines(folder: Path, job: Job) -> dict[str, Any]:
     """Expert, random buttons, no buttons, the previous buttons, in the same fights."""
     file = folder / "baselines.json"
@@ -235,14 +219,10 @@ def compare(
     path = recorded(job)
     rows = json.loads(results.read_text())["rows"] if results.exists() else {}
     for name in job.only or changes:
-        if (name in rows) != job.pace:
+        if name in rows:
             continue
         folder = job.folder / name.replace(" ", "_").replace(",", "")
-        if job.pace:
-            rows[name]["train_frames_per_second"] = training_pace(path, changes[name])
-            rows[name]["act_ms"] = act_ms(Policy.load(folder))
-        else:
-            rows[name] = measure(configuration(path, folder, job.epochs, changes[name]), job)
+        rows[name] = measure(configuration(path, folder, job.epochs, changes[name]), job)
         if beside and "(expert)" not in rows:
             rows |= baselines(folder, job)
         # Players that need no model come last; a row that is no longer compared is dropped.
