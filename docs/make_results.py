@@ -34,11 +34,12 @@ Exact match ranks repeating the previous action above every model, and it never 
 F1 (was a button pressed when the player pressed it, within two ticks), and at fights.
 
 What decides most is the game state, which tells for how long the boss has been at its animation.
-From pictures alone, looking back is what wins: temporal_cnn, which sees the maps of eight ticks one on
-another, wins 72 percent after one pass, where no model of one frame wins more than 4, and 88 after
-three. Models that squeeze each tick into a vector before they compare ticks need longer: the LSTM goes
-from 4 to 64. Larger backbones on one frame do not help. Frames a second were noted while other work
-ran on the same two cores, most of all for resnet and efficientnet: too low, and not to be compared.
+From pictures alone, looking back is what wins: temporal_cnn, which sees the maps of eight ticks one
+on another, wins 72 percent after one pass, where no model of one frame wins more than 4, and 88
+after three. Models that squeeze each tick into a vector before they compare ticks need longer: the
+LSTM goes from 4 to 64. Larger backbones on one frame do not help. Frames a second were noted while
+other work ran on the same two cores, most of all for resnet and efficientnet: too low, and not to
+be compared.
 
 """
 INSTRUCTIONS = """## A policy that is told how to play
