@@ -1,7 +1,7 @@
 """A convolution that is fast on a CPU too.
 
 XLA's fast one for CPUs takes neither channels one by one nor a kernel with more places than the map
-that comes out (of such a kernel, not the gradient at least), and falls back on a plain loop, tens of
+that comes out (of such a kernel, not the gradient at least), and falls back on a plain loop, many
 times slower (benchmarks/convolution.py has whole networks). Both are sums over a few shifted copies
 of the map, and are written so here. Other platforms run the same convolution as without this.
 """
