@@ -9,7 +9,6 @@ one tick. Prints a table and writes benchmarks/results/act_latency-<device>.json
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +24,9 @@ from BC_training.common.checkpoint import Bundle
 from BC_training.common.policy import Policy
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract
+from benchmarks.shared import of_device
 from boss_arena.attributes import ACTIONS, ATTRIBUTES
 
-RESULTS = Path(__file__).parent / "results"
 TICKS = 32
 """Of the window of models that remember."""
 
@@ -112,9 +111,7 @@ def main(ticks: int = 300) -> None:
         figures = [f"{row[key]:.2f}" for key in ("p50", "p95", "p99")]
         table.add_row(name, str(row["ticks"]), *figures, ratio)
     console.make_console().print(table)
-    device = jax.devices()[0].device_kind.lower().replace(" ", "-")
-    file = RESULTS / f"act_latency-{device}.json"
-    file.write_text(
+    of_device("act_latency").write_text(
         json.dumps({"frame": [288, 512], "ticks": ticks, "rows": rows}, indent=2) + "\n"
     )
 

@@ -8,9 +8,7 @@ and writes benchmarks/results/convolution-<device>.json; a ratio is the median o
 
 import json
 import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,8 +26,8 @@ from BC_training.common.backbones import (
     make_backbone,
 )
 from BC_training.common.convolution import convolve
+from benchmarks.shared import milliseconds, of_device
 
-RESULTS = Path(__file__).parent / "results"
 BACKBONES: dict[str, BackboneConfig] = {
     "resnet 18": ResNetConfig(),
     "efficientnet b0": EfficientNetConfig(),
@@ -58,12 +56,6 @@ def calls(config: BackboneConfig, size: tuple[int, int], convolution: Callable) 
         "train": lambda: gradient(params, images),
         "act": lambda: forward(params, images[:1]),
     }
-
-
-def milliseconds(call: Callable) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(call())
-    return 1000 * (time.perf_counter() - began)
 
 
 def main(rounds: int = 5) -> None:
@@ -97,8 +89,9 @@ def main(rounds: int = 5) -> None:
         table.add_row(row["backbone"], f"{height}x{width}", what, *figures)
     console.make_console().print(table)
     device = jax.devices()[0].device_kind
-    file = RESULTS / f"convolution-{device.lower().replace(' ', '-')}.json"
-    file.write_text(json.dumps({"device": device, "rows": rows}, indent=2) + "\n")
+    of_device("convolution").write_text(
+        json.dumps({"device": device, "rows": rows}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from BC_training.common.checkpoint import Checkpoints
 from BC_training.common.dataset import open_data
 from BC_training.train import Trainer
 from benchmarks.recorded import write_recording
-
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.shared import of_device
 
 
 class Timing(NamedTuple):
@@ -118,9 +117,7 @@ def main(steps: int = 20, rounds: int = 3, steps_per_dispatch: int = 1) -> None:
             f"{row['of_constant']:.3f}",
         )  # fmt: skip
     console.make_console().print(table)
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"input_wait-{kind.lower().replace(' ', '-')}.json"
-    file.write_text(
+    of_device("input_wait").write_text(
         json.dumps({"device": kind, "jax": jax.__version__, "steps": steps,
                     "steps_per_dispatch": steps_per_dispatch, "rows": rows}, indent=2) + "\n"
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Where a training step's time goes: the default pure CNN at 144x256, batch 32.
 
-    uv run python benchmarks/train_step.py [--steps 10]
+    uv run python -m benchmarks.train_step [--steps 10]
 
 Records two short fights, times the parts of the step on them, prints a table and writes
 benchmarks/results/train_step-<device>.json. The parts are timed by themselves, so they need not
@@ -10,7 +10,6 @@ add up to the whole.
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,20 +28,14 @@ from BC_training.common.augment import make_augmentation
 from BC_training.common.checkpoint import TrainState
 from BC_training.common.dataset import open_data
 from BC_training.common.step import make_train_step
+from benchmarks.shared import milliseconds, of_device
 from gameplay_pipeline.record import record
-
-RESULTS = Path(__file__).parent / "results"
 
 
 def median_ms(call: Callable[[], Any], repeats: int) -> float:
     """Median milliseconds of a call, after one that is not counted."""
     jax.block_until_ready(call())
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return 1000 * statistics.median(times)
+    return statistics.median(milliseconds(call) for _ in range(repeats))
 
 
 def measure(folder: Path, steps: int) -> dict[str, Any]:
@@ -154,9 +147,7 @@ def main(steps: int = 10) -> None:
         f"{result['steps_per_second']:.2f} steps/s, {result['frames_per_second']:.0f} frames/s, "
         f"{result['gflops_per_second']:.0f} GFLOP/s"
     )
-    RESULTS.mkdir(exist_ok=True)
-    device = result["device"].lower().replace(" ", "-")
-    (RESULTS / f"train_step-{device}.json").write_text(json.dumps(result, indent=2) + "\n")
+    of_device("train_step").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from BC_training.common import checkpoint as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
 from BC_training.common.policy import Policy
-from BC_training.common.types import Observation, UserError
+from BC_training.common.types import UserError
 from tests import window_model
 from tests.made_data import make_dataset
 
@@ -109,13 +109,17 @@ def final_arrays(folder):
     return bundle, checkpoints.flatten(nnx.state(model))
 
 
-def test_shapes_dtype_and_determinism(config):
+def observed(config, samples):
+    """What a model is built for, and what it sees of some training samples."""
     data = open_data(config)
-    window = config.model.window()
-    batch = data.splits["train"].batch(np.arange(5))
     fitted = train.fit_preprocess(data, config)
     spec = data.spec.model_copy(update={"features": fitted.features()})
-    observation = fitted(batch.observation)
+    return spec, fitted(data.splits["train"].batch(samples).observation)
+
+
+def test_shapes_dtype_and_determinism(config):
+    window = config.model.window()
+    spec, observation = observed(config, np.arange(5))
     model, same = (nnx.jit(checkpoints.create_model(config, spec)) for _ in range(2))
     logits = model(observation).logits
     assert logits.shape == (5, window.chunk, 3)
@@ -128,11 +132,7 @@ def test_shapes_dtype_and_determinism(config):
 
 
 def test_a_ticks_encoding_depends_on_that_tick_alone(config):
-    data = open_data(config)
-    batch = data.splits["train"].batch(np.arange(6, 10))
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
-    observation: Observation = fitted(batch.observation)
+    spec, observation = observed(config, np.arange(6, 10))
     graph, state = nnx.split(checkpoints.create_model(config, spec))
     encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
     now = jax.tree.map(lambda x: x[:, -1], observation)
@@ -144,12 +144,9 @@ def test_a_ticks_encoding_depends_on_that_tick_alone(config):
 def test_ticks_from_before_the_start_count_for_nothing(config):
     if config.model.window().ticks == 1:
         pytest.skip("sees one tick")
-    data = open_data(config)
-    batch = data.splits["train"].batch(np.arange(8, 12))
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
+    spec, observation = observed(config, np.arange(8, 12))
     model = checkpoints.create_model(config, spec)
-    features = model(fitted(batch.observation)).features
+    features = model(observation).features
     valid = jnp.ones(features.shape[:2], bool).at[:, 0].set(False)
     other = features.at[:, 0].add(1.0)
     decode = nnx.jit(lambda model, *seen: model.decode(*seen, None))
@@ -264,6 +261,18 @@ def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
     config = configs.validate(raw, "the test")
     model = checkpoints.create_model(config, open_data(config).spec)
     assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
+
+
+def test_a_state_without_layers_of_its_own_is_read_as_it_is(made, tmp_path):
+    model = {"name": "state_vision", **SMALL["state_vision"]}
+    model["encoder"] = {**model["encoder"], "state_features": []}
+    raw = {
+        "dataset": {"path": str(made.path), "cache_dir": str(tmp_path / "cache")},
+        "model": model,
+    }
+    config = configs.validate(raw, "the test")
+    spec, observation = observed(config, np.arange(5))
+    assert checkpoints.create_model(config, spec)(observation).logits.shape == (5, 1, 3)
 
 
 def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):

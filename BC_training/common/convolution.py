@@ -38,6 +38,8 @@ def convolve(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], sizes, window_strides, padding)
 
+    one_by_one = feature_group_count == images.shape[-1] == kernel.shape[-1] > 1
+
     def whole(images: Array, kernel: Array) -> Array:
         return lax.conv_general_dilated(
             images,
@@ -52,14 +54,13 @@ def convolve(
         # In float32, as a convolution of bfloat16 adds up.
         padded = jnp.pad(images.astype(jnp.float32), ((0, 0), *padding, (0, 0)))
         weights = kernel.astype(jnp.float32)
-        if feature_group_count > 1:
+        if one_by_one:
             found = _each_channel(padded, weights, window_strides)
         else:
             under = jnp.concatenate(_shifted(padded, sizes, window_strides), axis=-1)
             found = under @ weights.reshape(-1, weights.shape[-1])
         return found.astype(images.dtype)
 
-    one_by_one = feature_group_count == images.shape[-1] == kernel.shape[-1] > 1
     lengths = [length + sum(pad) for length, pad in zip(images.shape[1:3], padding, strict=True)]
     larger = math.prod(sizes) > math.prod(_outputs(lengths, sizes, window_strides))
     if one_by_one or (larger and feature_group_count == 1):

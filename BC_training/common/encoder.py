@@ -98,8 +98,8 @@ class TickEncoder(nnx.Module):
         self.grid = config.grid
         inputs = self.backbone.width * config.grid[0] * config.grid[1]
         self.state = StateEncoder(config, spec, rngs) if config.state else None
-        if config.state:
-            inputs += (config.state_features or (0,))[-1]
+        if self.state is not None:
+            inputs += self.state.dense.width
         self.past_dropout = config.past_action_dropout
         self.past = config.past_actions
         if config.past_actions:

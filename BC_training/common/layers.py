@@ -136,6 +136,7 @@ class MLP(nnx.Module):
         self, inputs: int, features: Sequence[int], *, dropout_rate: float, rngs: nnx.Rngs
     ):
         widths = [inputs, *features]
+        self.width = widths[-1]
         self.layers = nnx.List(
             [
                 nnx.Linear(before, after, kernel_init=nnx.initializers.he_normal(), rngs=rngs)

@@ -50,8 +50,7 @@ class PureCNN(Model):
             dropout_rate=config.dropout_rate,
             rngs=rngs,
         )
-        width = (pooled_width, *config.dense_features)[-1]
-        self.head = ActionHead(width, config.chunk, len(spec.actions), rngs=rngs)
+        self.head = ActionHead(self.dense.width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         return pooled(self.encoder(jnp.asarray(tick.frames), rngs), self.grid)

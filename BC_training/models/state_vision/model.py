@@ -24,8 +24,7 @@ class StateVision(Model):
         super().__init__(config, spec, width, rngs)
         self.encoder = TickEncoder(config.encoder, spec, rngs)
         self.dense = MLP(width, config.dense_features, dropout_rate=config.dropout_rate, rngs=rngs)
-        last = (width, *config.dense_features)[-1]
-        self.head = ActionHead(last, config.chunk, len(spec.actions), rngs=rngs)
+        self.head = ActionHead(self.dense.width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         return self.encoder(tick, rngs)

@@ -57,8 +57,7 @@ class TemporalCNN(Model):
         self.grid = config.grid
         inputs = self.motion.width * config.grid[0] * config.grid[1]
         self.dense = MLP(inputs, config.dense_features, dropout_rate=config.dropout_rate, rngs=rngs)
-        inputs = (inputs, *config.dense_features)[-1]
-        self.head = ActionHead(inputs, config.chunk, len(spec.actions), rngs=rngs)
+        self.head = ActionHead(self.dense.width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         seen = self.narrow(self.backbone(jnp.asarray(tick.frames), rngs))
