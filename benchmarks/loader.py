@@ -3,11 +3,12 @@
     uv run python -m benchmarks.loader [--seconds 2] [--rounds 5]
 
 Writes a made recording of textured frames at 144x256 in each layout and times, in turns within one
-run: one frame at a time through zarr-python, stacked with NumPy (the baseline; also with its arrays
-kept open); residencies `stream` and `cache`; and two ceilings, decoding alone (compressed chunks in
-memory, one thread a core, nothing else done) and copying alone (frames in memory gathered into
-batches). Prints a table and writes benchmarks/results/loader.json. A ratio is the median over the
-rounds of the two rates in a round.
+run: one sample at a time through zarr-python, its frames and its actions, stacked with NumPy (the
+baseline; also with the frames alone, and with those from arrays that are kept open); residencies
+`stream` and `cache`; and two ceilings, decoding alone (compressed chunks in memory, one thread a
+core, nothing else done) and copying alone (frames in memory gathered into batches). Prints a table
+and writes benchmarks/results/loader.json. A ratio is the median over the rounds of the two rates in
+a round.
 """
 
 import itertools
@@ -72,24 +73,35 @@ def timed(work: Iterator[int], seconds: float) -> float:
     return frames / passed
 
 
-def one_at_a_time(path: Path, *, keep_open: bool) -> Rate:
-    """zarr-python, frame by frame, each looked up by its path as scripts do, or from arrays that
-    are kept open."""
+def one_at_a_time(path: Path, window: WindowSpec, *, actions: bool, keep_open: bool) -> Rate:
+    """Ready batches through zarr-python, frame by frame, as scripts make them.
+
+    Args:
+        path: the recording.
+        window: what a sample holds.
+        actions: whether a batch has them too; without, it is not one to train on.
+        keep_open: whether arrays are kept open, or each looked up by its path.
+    """
     store = ZipStore(path, mode="r") if path.suffix == ".zip" else path
     top = path.stem if path.suffix == ".zip" else ""
-    root = zarr.open_group(store, path=top, mode="r")
+    root: Any = zarr.open_group(store, path=top, mode="r")
     opened: list[Any] = [root[f"episode_{number}/frames"] for number in range(EPISODES)]
     rng = np.random.default_rng(0)
 
     def work() -> Iterator[int]:
         while True:
-            frames = []
-            for _ in range(4):
+            frames, pressed = [], []
+            for _ in range(BATCH):
                 number, tick = rng.integers(EPISODES), rng.integers(LENGTH)
-                array: Any = opened[number] if keep_open else root[f"episode_{number}"]["frames"]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportCallIssue]
-                frames.append(array[tick])
+                for back in range(window.ticks):
+                    array = opened[number] if keep_open else root[f"episode_{number}"]["frames"]
+                    frames.append(array[max(tick - back, 0)])
+                if actions:
+                    pressed.append(root[f"episode_{number}"]["actions"][tick])
+                # Batches take seconds where a chunk holds many frames.
+                yield window.ticks
             np.stack(frames)
-            yield len(frames)
+            np.array(pressed)
 
     return lambda seconds: timed(work(), seconds)
 
@@ -171,8 +183,9 @@ def measure(
     """Rates of all kinds in one layout."""
     path = folder / layout.file
     kinds = {
-        "baseline": one_at_a_time(path, keep_open=False),
-        "kept open": one_at_a_time(path, keep_open=True),
+        "baseline": one_at_a_time(path, window, actions=True, keep_open=False),
+        "frames alone": one_at_a_time(path, window, actions=False, keep_open=False),
+        "kept open": one_at_a_time(path, window, actions=False, keep_open=True),
         "stream": batches(path, "stream", folder, window),
         "cache": batches(path, "cache", folder, window),
         "decode": decode_only(path, layout.chunk),
@@ -191,6 +204,7 @@ def measure(
         "window": window.ticks,
         "frames_per_second": {kind: statistics.median(rates) for kind, rates in found.items()},
         "stream_to_baseline": ratio("stream", "baseline"),
+        "stream_to_frames_alone": ratio("stream", "frames alone"),
         "stream_to_decode": ratio("stream", "decode"),
         "cache_to_baseline": ratio("cache", "baseline"),
         "cache_to_copy": ratio("cache", "copy"),
@@ -216,22 +230,18 @@ def main(seconds: float = 2.0, rounds: int = 5) -> None:
                 rows.append(measure(folder, layout, WindowSpec(ticks=ticks), seconds, rounds))
             stored = sum(f.stat().st_size for f in folder.rglob("*") if path.name in str(f))
             print(f"{layout.name}: measured ({stored / 2**20:.0f} MiB)", flush=True)
-    table = console.make_table(f"Frames/s in batches of {BATCH}, 144x256, {THREADS} cores")
-    table.add_column("layout")
-    kinds = list(rows[0]["frames_per_second"])
-    for column in ("T", *kinds, "stream/base", "/decode", "cache/base", "/copy"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rates, ratios = list(rows[0]["frames_per_second"]), [key for key in rows[0] if "_to_" in key]
+    of_rates = console.make_table(f"Frames/s in batches of {BATCH}, 144x256, {THREADS} cores")
+    of_ratios = console.make_table("Medians of the ratios in a round")
+    for table, columns in ((of_rates, rates), (of_ratios, ratios)):
+        table.add_column("layout", no_wrap=True)
+        for column in ("T", *columns):
+            table.add_column(column.replace("_to_", " / ").replace("_", " "), justify="right")
     for row in rows:
-        table.add_row(
-            row["layout"],
-            str(row["window"]),
-            *(f"{row['frames_per_second'][kind]:,.0f}" for kind in kinds),
-            f"{row['stream_to_baseline']:.0f}x",
-            f"{row['stream_to_decode']:.2f}",
-            f"{row['cache_to_baseline']:.0f}x",
-            f"{row['cache_to_copy']:.2f}",
-        )
-    console.make_console().print(table)
+        start, found = (row["layout"], str(row["window"])), row["frames_per_second"]
+        of_rates.add_row(*start, *(f"{found[key]:,.0f}" for key in rates))
+        of_ratios.add_row(*start, *(f"{row[key]:,.2f}" for key in ratios))
+    console.make_console().print(of_rates, of_ratios)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"cores": THREADS, "rows": rows}, indent=2) + "\n")
 

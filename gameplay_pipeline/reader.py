@@ -7,6 +7,7 @@ cores zarr-python reads such images at a tenth of the speed at which they can be
 
 import itertools
 import json
+import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -244,10 +245,10 @@ class Array:
             self._per_shard = [s // c for s, c in zip(shard, chunk, strict=True)]
         self._index_first = index_first
         self._indices: dict[str, npt.NDArray[np.uint64] | None] = {}
-        self.size = int(np.prod(chunk)) * dtype.itemsize
+        self.size = math.prod(chunk) * dtype.itemsize
         """Bytes of a decoded chunk."""
         others = [range(-(-n // c)) for n, c in zip(shape[1:], chunk[1:], strict=True)]
-        if np.prod([float(len(places)) for places in others]) > MAX_COLUMNS:
+        if math.prod(map(len, others)) > MAX_COLUMNS:
             raise ReadError(f"{key}: shape {shape} in chunks of {chunk} can't be meant")
         self.columns = [*itertools.product(*others)]
         """Of the chunks that make up a block: their places along all axes but the first."""
@@ -374,14 +375,17 @@ class Array:
         """Where a chunk's bytes are; None where its shard says that it was never written."""
         if self._per_shard is None:
             return Span(self._start + self._separator.join(map(str, place)))
-        counts = self._per_shard
-        file = self._separator.join(str(i // n) for i, n in zip(place, counts, strict=True))
-        key = f"{self._start}{file}"
-        index = self._index(key, int(np.prod(counts)))
+        file, number = [], 0
+        for position, count in zip(place, self._per_shard, strict=True):
+            shard, inner = divmod(position, count)
+            file.append(str(shard))
+            number = number * count + inner
+        key = self._start + self._separator.join(file)
+        index = self._index(key, math.prod(self._per_shard))
         if index is None:
             return None
-        inner = [i % n for i, n in zip(place, counts, strict=True)]
-        start, size = map(int, index[np.ravel_multi_index(inner, counts)])
+        # item() makes Python's numbers; indexing would make arrays first, at ten times the cost.
+        start, size = index.item(number, 0), index.item(number, 1)
         return None if start == MISSING else Span(key, start, size)
 
     def _index(self, key: str, chunks: int) -> npt.NDArray[np.uint64] | None:
@@ -429,7 +433,7 @@ def read_blocks(wanted: Sequence[tuple[Array, int]]) -> Iterator[npt.NDArray[Any
 
 
 def read_frames(
-    arrays: Sequence[Array], ticks: Int[np.ndarray, "n"], shape: tuple[int, int, int]
+    arrays: Sequence[Array], ticks: Int[np.ndarray, "n"], out: UInt8[np.ndarray, "n H W C"]
 ) -> UInt8[np.ndarray, "n H W C"]:
     """Frames of arrays [N, 3, H, W] of one dataset, in that order.
 
@@ -438,13 +442,14 @@ def read_frames(
     Args:
         arrays: of each frame.
         ticks: of each frame.
-        shape: of all frames, (3, H, W).
+        out: where they are put.
+
+    Returns:
+        `out`.
 
     Raises:
         ReadError: a chunk is missing or can't be decoded.
     """
-    channels, height, width = shape
-    out = np.empty((len(ticks), height, width, channels), np.uint8)
     if all(array.is_image for array in arrays):
         _read_images(arrays, ticks, out)
         return out

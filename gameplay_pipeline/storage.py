@@ -122,7 +122,7 @@ class Folder:
 
     def children(self, folder: str) -> list[str]:
         try:
-            return [entry.name for entry in os.scandir(self._path / folder)]
+            return [entry.name for entry in os.scandir(f"{self._path}/{folder}")]
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "BC_training"
 
 LAYERS = (
-    {"common.types", "common.convolution"},
+    {"common.types", "common.convolution", "common.memory"},
     {"common.console", "common.film", "common.viewer", "models"},
     {"common.config", "common.window", "common.layers", "common.losses",
      "common.metrics", "common.pretrained"},

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from BC_training.common.memory import Recycled
 from BC_training.common.types import (
     DataSpec,
     FrameContract,
@@ -80,6 +81,7 @@ class Episodes:
             UserError: the path is missing or no such dataset, or it has no valid episode.
         """
         self.path, self._validate, self._use_state = str(path), validate, use_state
+        self._memory = Recycled()
         if not is_url(path) and not Path(path).exists():
             raise UserError(
                 f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
@@ -194,7 +196,9 @@ class Episodes:
         self, arrays: list[Array], ticks: Int[np.ndarray, "n"]
     ) -> UInt8[np.ndarray, "n H W C"]:
         try:
-            return read_frames(arrays, ticks, self.frame_shape)
+            channels, height, width = self.frame_shape
+            out = self._memory.empty((len(ticks), height, width, channels))
+            return read_frames(arrays, ticks, out)
         except ReadError as error:
             raise UnreadableError(
                 f"{self.path}: {error}. Fetch that chunk again or remove the episode.", error.ticks

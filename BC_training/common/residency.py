@@ -5,7 +5,6 @@ same rows; they differ in speed and in what they occupy.
 """
 
 import collections
-import ctypes
 import fcntl
 import itertools
 import json
@@ -26,6 +25,7 @@ from jaxtyping import Array, Int, UInt8
 from BC_training.common.config import DatasetConfig
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
+from BC_training.common.memory import Recycled
 from BC_training.common.types import Problem, UnreadableError, UserError
 
 BLOCK = 128
@@ -38,9 +38,6 @@ CHECKED_BYTES = 2 * 2**30
 """Of a cache that are compared with their checksums when it is opened: a second or two."""
 
 GIB = 2**30
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt."""
 
 
 class Frames:
@@ -92,7 +89,6 @@ def open_frames(
     Raises:
         UserError: they fit nowhere, or a frame can't be read and broken episodes are an error.
     """
-    _keep_freed_memory()
     kind, reason = settings.residency, "as configured"
     folder = Path(settings.cache_dir) if settings.cache_dir else default_cache_dir()
     if kind == "auto":
@@ -158,9 +154,12 @@ class CachedFrames(Frames):
         channels, height, width = episodes.frame_shape
         shape = (episodes.ticks, height, width, channels)
         self._frames = np.memmap(folder / "frames.u8", np.uint8, "r", shape=shape)
+        self._memory = Recycled()
 
     def read(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
-        return self._frames[rows]
+        out = self._memory.empty((len(rows), *self._frames.shape[1:]))
+        # Unless it may clip, it gathers into memory of its own first; all rows are within.
+        return np.take(self._frames, rows, axis=0, out=out, mode="clip")
 
 
 class DeviceFrames(Frames):
@@ -223,6 +222,7 @@ class StreamedFrames(Frames):
             UserError: the bound is too small for the batches and the buffer.
         """
         self._episodes = episodes
+        self._memory = Recycled()
         self._lock = threading.Lock()
         self._blocks: collections.OrderedDict[
             tuple[int, int], Future[UInt8[np.ndarray, "n H W C"]]
@@ -249,28 +249,24 @@ class StreamedFrames(Frames):
         if not self._is_blocked:
             return self._episodes.read_rows(rows)
         channels, height, width = self._episodes.frame_shape
-        out = np.empty((len(rows), height, width, channels), np.uint8)
-        numbers, blocks, ticks = self._located(rows)
-        places = collections.defaultdict(list)
-        for at, key in enumerate(zip(numbers, blocks, strict=True)):
-            places[key].append(at)
-        for key, positions in places.items():
-            out[positions] = self._block(*key).result()[ticks[positions]]
+        out = self._memory.empty((len(rows), height, width, channels))
+        keys, ticks = self._located(rows)
+        blocks = {key: self._block(*key) for key in dict.fromkeys(keys)}
+        for frame, key, tick in zip(out, keys, ticks, strict=True):
+            frame[...] = blocks[key].result()[tick]
         return out
 
     def prepare(self, first: int, last: int) -> None:
-        numbers, blocks, _ = self._located(np.arange(first, last))
-        for key in dict.fromkeys(zip(numbers, blocks, strict=True)):
+        keys, _ = self._located(np.arange(first, last))
+        for key in dict.fromkeys(keys):
             self._block(*key)
 
-    def _located(
-        self, rows: Int[np.ndarray, "n"]
-    ) -> tuple[list[int], list[int], Int[np.ndarray, "n"]]:
-        """Of each row: its episode, its block there, and its tick within the block."""
+    def _located(self, rows: Int[np.ndarray, "n"]) -> tuple[list[tuple[int, int]], list[int]]:
+        """Of each row: its episode and its block there, and its tick within the block."""
         starts = self._episodes.starts
         numbers = np.searchsorted(starts, rows, "right") - 1
         blocks, ticks = np.divmod(rows - starts[numbers], self._sizes[numbers])
-        return numbers.tolist(), blocks.tolist(), ticks
+        return [*zip(numbers.tolist(), blocks.tolist(), strict=True)], ticks.tolist()
 
     def _block(self, number: int, block: int) -> Future[UInt8[np.ndarray, "n H W C"]]:
         """A block, decoded or about to be; whoever asks first has it decoded."""
@@ -485,18 +481,6 @@ def _rows(
         if tick + len(found) == episodes.episodes[number].length:
             row += episodes.episodes[number].length
     episodes.drop(problems)
-
-
-def _keep_freed_memory() -> None:
-    """Has the C library reuse the memory of finished batches.
-
-    By default it gives each back to the system, and mapping the next one anew, page by page, costs
-    a tenth of the speed at which frames are decoded.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc alone has it
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, GIB)
-        mallopt(M_TRIM_THRESHOLD, GIB)
 
 
 def _free_disk(folder: Path) -> int:
