@@ -333,12 +333,12 @@ def fight_tables(summary: Mapping[str, Mapping[str, Any]]) -> list[Table]:
     }
     known = [key for key in columns if any(row[key] is not None for row in summary.values())]
     outcome = console.make_table("Fights: mean [95 percent interval]")
-    outcome.add_column("player")
+    outcome.add_column("player", overflow="fold")
     outcome.add_column("fights", justify="right")
     for key in known:
         outcome.add_column(columns[key][0], justify="right")
     play = console.make_table("Play")
-    play.add_column("player")
+    play.add_column("player", overflow="fold")
     for title in ("presses/s", "act ms p50", "p95", "p99", "ticks too late %"):
         play.add_column(title, justify="right")
     for player, row in summary.items():

@@ -23,7 +23,7 @@ from BC_training.common import console, instruction, state
 from BC_training.common.checkpoint import Bundle
 from BC_training.common.policy import Policy
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, FrameContract
+from BC_training.common.types import DataSpec, FrameContract, TemporalConfig
 from benchmarks.shared import of_device
 from boss_arena.attributes import ACTIONS, ATTRIBUTES
 
@@ -91,7 +91,7 @@ def main(ticks: int = 300) -> None:
     """
     rows: dict[str, Any] = {}
     for name in models.available():
-        remembers = "ticks" in models.load(name).Config.model_fields
+        remembers = issubclass(models.load(name).Config, TemporalConfig)
         raw = {"name": name, **({"ticks": TICKS} if remembers else {})}
         policy = policy_of(raw)
         row: dict[str, Any] = {"ticks": TICKS if remembers else 1, **measure(policy, ticks)}

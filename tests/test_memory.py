@@ -19,8 +19,7 @@ def address(array: np.ndarray) -> int:
 def test_the_memory_of_an_array_that_is_gone_is_used_again():
     memory = Recycled()
     first, second = memory.empty(SHAPE), memory.empty(SHAPE)
-    assert first.shape == SHAPE and first.dtype == np.uint8
-    assert first.flags.writeable
+    assert (first.shape, first.dtype, first.flags.writeable) == (SHAPE, np.uint8, True)
     assert not np.shares_memory(first, second)
     place = address(second)
     del second

@@ -122,7 +122,7 @@ class Episodes:
                     self.episodes.append(found)
                 else:
                     self.skipped += found
-        self._set_aside(self._copies())
+        self.drop(self._copies())
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -205,12 +205,27 @@ class Episodes:
             ) from error
 
     def drop(self, problems: Sequence[Problem]) -> None:
-        """Sets episodes aside in which something was found after they were opened.
+        """Sets aside the episodes in which something was found.
 
         Raises:
             UserError: broken episodes are an error, or none is left.
         """
-        self._set_aside(problems)
+        names = {problem.episode for problem in problems}
+        self.skipped += problems
+        self.episodes = [episode for episode in self.episodes if episode.name not in names]
+        lengths = np.array([episode.length for episode in self.episodes], np.int64)
+        self.starts: Int[np.ndarray, "E"] = np.cumsum(lengths) - lengths
+        """Row of each episode's first tick when all episodes are laid end to end."""
+        listed = "\n".join(f"  {problem}" for problem in self.skipped[:LISTED])
+        if len(self.skipped) > LISTED:
+            listed += f"\n  and {len(self.skipped) - LISTED} more; analyze_dataset lists them all"
+        if self.skipped and not self._validate:
+            raise UserError(
+                f"{self.path}: broken episodes:\n{listed}\n"
+                "Mend them, or set dataset.validate_episodes to true to train without them."
+            )
+        if not self.episodes:
+            raise UserError(f"{self.path}: none of its episodes can be used:\n{listed}")
 
     def split(
         self, train_ratio: float, val_ratio: float, seed: int
@@ -350,24 +365,6 @@ class Episodes:
             return bool((self.read_frames(one, ticks) == self.read_frames(other, ticks)).all())
         except UnreadableError:
             return False  # found, and named, when its frames are read
-
-    def _set_aside(self, problems: Sequence[Problem]) -> None:
-        names = {problem.episode for problem in problems}
-        self.skipped += problems
-        self.episodes = [episode for episode in self.episodes if episode.name not in names]
-        lengths = np.array([episode.length for episode in self.episodes], np.int64)
-        self.starts: Int[np.ndarray, "E"] = np.cumsum(lengths) - lengths
-        """Row of each episode's first tick when all episodes are laid end to end."""
-        listed = "\n".join(f"  {problem}" for problem in self.skipped[:LISTED])
-        if len(self.skipped) > LISTED:
-            listed += f"\n  and {len(self.skipped) - LISTED} more; analyze_dataset lists them all"
-        if self.skipped and not self._validate:
-            raise UserError(
-                f"{self.path}: broken episodes:\n{listed}\n"
-                "Mend them, or set dataset.validate_episodes to true to train without them."
-            )
-        if not self.episodes:
-            raise UserError(f"{self.path}: none of its episodes can be used:\n{listed}")
 
 
 def stretches(flags: Bool[np.ndarray, "N"], least: int = 1) -> list[tuple[int, int]]:

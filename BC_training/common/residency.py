@@ -465,8 +465,7 @@ def _rows(
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "n H W C"]]]:
     """All frames, in blocks with their first rows, from the cache if there is one. Episodes that
     can't be decoded are dropped, and those behind them take their rows."""
-    folder = cache_folder(episodes, cache_dir)
-    if _is_complete(folder) and _is_sound(folder, episodes):
+    if _is_complete(cache_folder(episodes, cache_dir)):
         cached = CachedFrames(episodes, cache_dir, threads)
         rows = range(0, episodes.ticks, BLOCK)
         for row in progress(rows, "Loading frames", len(rows)):
