@@ -63,7 +63,7 @@ def predict(
     """Runs a model over a whole split, in order."""
     size = config.training.batch_size
     total = -(-len(dataset) // size)
-    batches = dataset.eval_batches(batch_size=size, threads=config.system.num_workers)
+    batches = dataset.eval_batches(batch_size=size, threads=config.system.threads)
     outputs = [
         step(params, rest, batch, dataset.resident)
         for batch in console.progress(batches, "Evaluating", total)

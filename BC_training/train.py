@@ -145,7 +145,7 @@ class Trainer:
                 batch_size=training.batch_size,
                 starts=[step.start for step in steps],
                 steps=[len(step) for step in steps],
-                threads=self.config.system.num_workers,
+                threads=self.config.system.threads,
             ),
             strict=True,
         )

@@ -55,7 +55,7 @@ def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
     count = steps // size + 1
     batches = trainer.train_set.train_batches(
         batch_size=training.batch_size, starts=[size * n for n in range(count)],
-        steps=[size] * count, threads=trainer.config.system.num_workers,
+        steps=[size] * count, threads=trainer.config.system.threads,
     )  # fmt: skip
     resident = trainer.train_set.resident
     batch = next(batches)

@@ -187,3 +187,11 @@ def test_every_accepted_key_is_read_by_something(write, model):
                 read.add((name, node.attr))
     for section, key in fields(type(configs.load(write(MINIMAL.replace("pure_cnn", model))))):
         assert any((owner, key) in read for owner in {section, *ALIASES}), f"{section}.{key}"
+
+
+@pytest.mark.parametrize(("cores", "given", "threads"), [(2, None, 2), (64, None, 8), (64, 20, 20)])
+def test_reader_threads_follow_the_cores_unless_given(write, monkeypatch, cores, given, threads):
+    monkeypatch.setattr(configs, "usable_cores", lambda: cores)
+    given = "null" if given is None else str(given)
+    config = configs.load(write(MINIMAL), ["--system.num_workers", given])
+    assert config.system.threads == threads

@@ -18,11 +18,14 @@ from tyro.constructors import PrimitiveConstructorSpec
 from BC_training import models
 from BC_training.common.types import ModelConfig, Section, UserError
 from gameplay_pipeline.storage import is_url
+from gameplay_pipeline.workers import usable_cores
 
 RETIRED = {
     "system.pin_memory": "frames are handed to the device without pinning",
 }
 
+MOST_THREADS = 8
+"""Reader threads unless told otherwise; each reads a batch ahead, which takes memory."""
 
 BY_FIGHTS = {
     "fights_won": "won",
@@ -292,8 +295,13 @@ class LoggingConfig(Section):
 
 class SystemConfig(Section):
     seed: int = Field(default=42, ge=0, lt=2**31)
-    num_workers: int = Field(default=2, ge=1)
-    """Reader threads."""
+    num_workers: int | None = Field(default=None, ge=1)
+    """Reader threads; null is one for each processor core, up to 8. Batches do not depend on it."""
+
+    @property
+    def threads(self) -> int:
+        """Reader threads on this machine."""
+        return self.num_workers or min(usable_cores(), MOST_THREADS)
 
 
 class Config(Section):

@@ -248,7 +248,7 @@ def open_data(
     Raises:
         UserError: the dataset can't be used, or not by this model.
     """
-    settings, threads = config.dataset, config.system.num_workers
+    settings, threads = config.dataset, config.system.threads
     episodes = Episodes(
         path or config.dataset_location(),
         validate=settings.validate_episodes,
@@ -337,8 +337,8 @@ def _copies(actions: Bool[np.ndarray, "N A"], times: int) -> Int[np.ndarray, "N"
 
 
 def _buffer(threads: int) -> int:
-    """Batches that are read ahead."""
-    return 2 * threads
+    """Batches that are read ahead: one in each thread, and two that wait."""
+    return threads + 2
 
 
 def _read_ahead(load: Callable[[int], Batch], count: int, threads: int) -> Iterator[Batch]:
