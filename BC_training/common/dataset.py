@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,10 @@ RARE = 0.1
 BLOCKS_PER_WINDOW = 4
 """Windows that fit into the blocks in which a dataset of larger chunks is shuffled, at least: what
 a block's first windows need of the block before is decoded besides."""
+
+TOGETHER, MOST_TOGETHER = 2**24, 16
+"""Bytes of frames that a thread reads at once, in up to so many dispatches: to hand one over takes
+as long as to copy a dozen frames."""
 
 
 class Dataset:
@@ -66,6 +71,7 @@ class Dataset:
         self.names = [episode.name for episode in chosen]
         self._window = window
         self._frames = frames
+        self._frame_bytes = episodes.frame_bytes
         self._lengths = np.array([episode.length for episode in chosen], np.int64)
         self._firsts = np.cumsum(self._lengths) - self._lengths
         self._rows = episodes.starts[np.array(numbers, np.int64)]
@@ -181,26 +187,36 @@ class Dataset:
         """
         steps_per_epoch = self.samples_per_epoch // batch_size
 
-        def load(number: int) -> Batch:
-            count = steps[number]
-            epoch, at = divmod(starts[number], steps_per_epoch)
-            first, last = at * batch_size, (at + count) * batch_size
-            batch = self.batch(self._order.samples(epoch, first, last))
-            for span in self._order.ahead(epoch, first, last):
-                self._prepare(*span)
-            return jax.tree.map(lambda x: x.reshape(count, batch_size, *x.shape[1:]), batch)
+        def load(numbers: range) -> list[Batch]:
+            places = [divmod(starts[number], steps_per_epoch) for number in numbers]
+            counts = [steps[number] for number in numbers]
+            spans = [
+                (epoch, at * batch_size, (at + count) * batch_size)
+                for (epoch, at), count in zip(places, counts, strict=True)
+            ]
+            batch = self.batch(np.concatenate([self._order.samples(*span) for span in spans]))
+            for span in spans:
+                for block in self._order.ahead(*span):
+                    self._prepare(*block)
+            return _cut(batch, [(count, batch_size) for count in counts])
 
-        return _read_ahead(load, len(starts), threads)
+        together = self._together(batch_size * max(steps, default=1))
+        return _read_ahead(load, len(starts), together, threads)
 
     def eval_batches(self, *, batch_size: int, threads: int) -> Iterator[Batch]:
         """All samples in order; rows that only fill the last batch up weigh nothing."""
 
-        def load(step: int) -> Batch:
-            samples = np.arange(step * batch_size, (step + 1) * batch_size)
+        def load(numbers: range) -> list[Batch]:
+            samples = np.arange(numbers.start * batch_size, numbers.stop * batch_size)
             batch = self.batch(np.minimum(samples, len(self) - 1))
-            return batch._replace(weight=(samples < len(self)).astype(np.float32))
+            batch = batch._replace(weight=(samples < len(self)).astype(np.float32))
+            return _cut(batch, [(batch_size,)] * len(numbers))
 
-        return _read_ahead(load, -(-len(self) // batch_size), threads)
+        count = -(-len(self) // batch_size)
+        return _read_ahead(load, count, self._together(batch_size), threads)
+
+    def _together(self, samples: int) -> int:
+        return _together(samples * self._window.ticks * self._frame_bytes)
 
     def _episode_of(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.searchsorted(self._firsts, samples, "right") - 1
@@ -257,14 +273,13 @@ def open_data(
     spec = episodes.spec()
     window = config.model.window()
     _refuse_window(window, episodes, spec, config)
-    frames_per_dispatch = (
-        config.training.batch_size * config.training.steps_per_dispatch * window.ticks
-    )
+    frames = config.training.batch_size * config.training.steps_per_dispatch * window.ticks
+    dispatch = frames * episodes.frame_bytes
     opened = open_frames(
         episodes,
         settings,
         threads=threads,
-        in_flight=(_buffer(threads) + 2) * frames_per_dispatch * episodes.frame_bytes,
+        in_flight=(_buffer(threads) + 2) * _together(dispatch) * dispatch,
     )
     # Only now is it known in which episodes every frame can be read.
     numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)
@@ -336,20 +351,41 @@ def _copies(actions: Bool[np.ndarray, "N A"], times: int) -> Int[np.ndarray, "N"
     return np.where(rare, times, 1)
 
 
+def _together(size: int) -> int:
+    """Dispatches that a thread reads at once, each with `size` bytes of frames."""
+    return min(max(TOGETHER // size, 1), MOST_TOGETHER)
+
+
 def _buffer(threads: int) -> int:
-    """Batches that are read ahead: one in each thread, and two that wait."""
+    """Reads that are under way or done: one in each thread, and two that wait."""
     return threads + 2
 
 
-def _read_ahead(load: Callable[[int], Batch], count: int, threads: int) -> Iterator[Batch]:
-    """`load` of 0, 1, ... in order, called in threads before it is asked for."""
+def _cut(batch: Batch, shapes: Sequence[tuple[int, ...]]) -> list[Batch]:
+    """Batches that follow each other in one: views, each with its first axis in a shape."""
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    return [
+        jax.tree.map(
+            lambda x, shape=shape, end=end: x[end - math.prod(shape) : end].reshape(
+                *shape, *x.shape[1:]
+            ),
+            batch,
+        )
+        for shape, end in zip(shapes, ends, strict=True)
+    ]
+
+
+def _read_ahead(
+    load: Callable[[range], list[Batch]], count: int, together: int, threads: int
+) -> Iterator[Batch]:
+    """`load` of 0, 1, ..., so many together, in order, called in threads before it is asked for."""
+    jobs = (range(n, min(n + together, count)) for n in range(0, count, together))
     with ThreadPoolExecutor(threads) as pool:
-        numbers = iter(range(count))
-        ahead = deque(pool.submit(load, n) for n in itertools.islice(numbers, _buffer(threads)))
+        ahead = deque(pool.submit(load, job) for job in itertools.islice(jobs, _buffer(threads)))
         try:
             while ahead:
-                batch = ahead.popleft().result()
-                ahead.extend(pool.submit(load, n) for n in itertools.islice(numbers, 1))
-                yield batch
+                batches = ahead.popleft().result()
+                ahead.extend(pool.submit(load, job) for job in itertools.islice(jobs, 1))
+                yield from batches
         finally:
             pool.shutdown(cancel_futures=True)
