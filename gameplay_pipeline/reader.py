@@ -21,7 +21,7 @@ import numpy.typing as npt
 from jaxtyping import Int, UInt8
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]
 
-from gameplay_pipeline.storage import Span, Storage, StorageError, is_url, open_storage
+from gameplay_pipeline.storage import DamageError, Span, Storage, StorageError, is_url, open_storage
 from gameplay_pipeline.writer import EPISODE
 
 ARRAYS = ("frames", "actions", "state", "timestamps")
@@ -50,10 +50,14 @@ blosc.use_threads = False
 class ReadError(Exception):
     """Data that can't be read; names the array and, where they are known, the ticks."""
 
-    def __init__(self, message: str, ticks: tuple[int, int] | None = None):
+    def __init__(
+        self, message: str, ticks: tuple[int, int] | None = None, *, is_passing: bool = False
+    ):
         super().__init__(message)
         self.ticks = ticks
         """From the first to one past the last; None where it concerns all or can't be told."""
+        self.is_passing = is_passing
+        """Whether the data may be sound, and only can't be had now."""
 
 
 class Entry(NamedTuple):
@@ -147,19 +151,26 @@ class Reader:
             if isinstance(value, Exception):
                 raise ReadError(f"{self.location}: {file} can't be read: {value}")
         if isinstance(new, dict):
-            return 3, dict(new.get("attributes", {}))
-        if group is None:
+            attributes = new.get("attributes")
+        elif group is None:
             raise ReadError(f"{self.location}: there is no zarr group in it")
-        return 2, dict(attributes or {})
+        if not isinstance(attributes, dict | None):
+            raise ReadError(f"{self.location}: its attributes are {attributes!r}, not a mapping")
+        return 3 if isinstance(new, dict) else 2, dict(attributes or {})
 
     def _read_consolidated(self) -> dict[str, Any]:
         """Metadata of all groups and arrays by file, where the dataset has it in one place."""
         old, new = self._fetch_metadata([".zmetadata", "zarr.json"])
-        if isinstance(old, dict):
-            return dict(old["metadata"])
-        if isinstance(new, dict) and new.get("consolidated_metadata"):
-            inner = new["consolidated_metadata"]["metadata"]
-            return {"zarr.json": new, **{f"{key}/zarr.json": inner[key] for key in inner}}
+        try:
+            if isinstance(old, dict):
+                return dict(old["metadata"])
+            if isinstance(new, dict) and new.get("consolidated_metadata"):
+                inner = new["consolidated_metadata"]["metadata"]
+                return {"zarr.json": new, **{f"{key}/zarr.json": inner[key] for key in inner}}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReadError(
+                f"{self.location}: its consolidated metadata is damaged: {error!r}"
+            ) from error
         return {}
 
     def _metadata_keys(self, name: str) -> list[str]:
@@ -290,7 +301,7 @@ class Array:
         try:
             listed = self.storage.children(folder)
         except StorageError as error:
-            raise ReadError(str(error)) from error
+            raise ReadError(str(error), is_passing=True) from error
         if listed is None:
             return None
         present = set(listed)
@@ -316,7 +327,7 @@ class Array:
             value = None if span is None else next(raw)
         except StorageError as error:
             what = f"{self.where(place)} can't be read: {error}"
-            raise ReadError(what, self.ticks(place)) from error
+            raise ReadError(what, self.ticks(place), is_passing=_is_passing(error)) from error
         if value is None:
             raise ReadError(
                 f"{self.where(place)} is missing (a chunk that was left out because it is all "
@@ -399,10 +410,14 @@ class Array:
                     None if raw is None else np.frombuffer(_checked(raw), "<u8").reshape(chunks, 2)
                 )
             except StorageError as error:
-                raise ReadError(str(error)) from error
+                raise ReadError(str(error), is_passing=_is_passing(error)) from error
             except ValueError as error:
                 raise ReadError(f"{key}: the index of this shard is damaged: {error}") from error
         return self._indices[key]
+
+
+def _is_passing(error: StorageError) -> bool:
+    return not isinstance(error, DamageError)
 
 
 def read_blocks(wanted: Sequence[tuple[Array, int]]) -> Iterator[npt.NDArray[Any]]:

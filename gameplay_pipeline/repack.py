@@ -309,6 +309,8 @@ def _read_tables(job: Repacking, entry: Entry, info: DatasetInfo) -> dict[str, n
         arrays = {name: array for name, array in arrays.items() if name != "state"}
     widths = {"actions": len(info.keys), "state": len(info.attributes)}
     for name, array in arrays.items():
+        if not array.shape:
+            raise ReadError(f"{name} is a single value")
         if array.shape[0] != length:
             raise ReadError(f"{length} frames but {array.shape[0]} {name}")
         if name in widths and array.shape[1:] != (widths[name],):

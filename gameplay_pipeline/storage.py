@@ -24,6 +24,10 @@ class StorageError(Exception):
     """Bytes that can't be had, and why; names the path or URL."""
 
 
+class DamageError(StorageError):
+    """Bytes that are there, but not what they should be: to try again is no use."""
+
+
 class Span(NamedTuple):
     """Bytes of a file: from `start` (negative: counted from its end), `size` of them or all."""
 
@@ -130,8 +134,12 @@ class Folder:
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._path).encode())
-        for folder, folders, files in os.walk(self._path):
-            folders.sort()
+        seen = set()
+        # Recordings are merged by links to their episodes.
+        for folder, folders, files in os.walk(self._path, followlinks=True):
+            place = os.path.realpath(folder)
+            folders[:] = [] if place in seen else sorted(folders)
+            seen.add(place)
             for name in sorted(files):
                 stat = Path(folder, name).stat()
                 line = f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n"
@@ -336,7 +344,7 @@ class Archive:
     def _header(self, key: str, entry: _Entry, raw: bytes | memoryview) -> int:
         """Where an entry's bytes start, which only its own header tells."""
         if bytes(raw[:4]) != b"PK\x03\x04":
-            raise StorageError(f"{self._where}: {key} is not where the archive's directory says")
+            raise DamageError(f"{self._where}: {key} is not where the archive's directory says")
         name, extra = (int.from_bytes(raw[at : at + 2], "little") for at in (26, 28))
         start = entry.start + HEADER + name + extra
         if entry.compression == zipfile.ZIP_STORED:
@@ -350,13 +358,13 @@ class Archive:
         first = self._header(span.key, entry, raw) - entry.start
         data = memoryview(raw)[first : first + entry.size]
         if len(data) < entry.size:
-            raise StorageError(f"{self._where}: {span.key} is cut off")
+            raise DamageError(f"{self._where}: {span.key} is cut off")
         if entry.compression == zipfile.ZIP_STORED:
             return data
         try:
             whole = zlib.decompress(data, -zlib.MAX_WBITS)
         except zlib.error as error:
-            raise StorageError(f"{self._where}: {span.key} can't be unpacked: {error}") from error
+            raise DamageError(f"{self._where}: {span.key} can't be unpacked: {error}") from error
         first = max(span.start + len(whole), 0) if span.start < 0 else span.start
         return whole[first : None if span.size is None else first + span.size]
 

@@ -1,6 +1,8 @@
 """Opening, validating and splitting, against zarr-python and by hand."""
 
+import errno
 import itertools
+import os
 import shutil
 
 import numpy as np
@@ -80,6 +82,8 @@ BREAKS = {
     "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
     "no array 'frames'": lambda g: g.__delitem__("frames"),
     "no array 'actions'": lambda g: g.__delitem__("actions"),
+    "actions is a single value": lambda g: replace(g, "actions", np.array(True)),
+    "timestamps are": lambda g: g.create_array("timestamps", data=np.full(30, b"12:00:01")),
     "it is empty": lambda g: [replace(g, n, g[n][:0]) for n in ("frames", "actions", "state")],
 }
 
@@ -100,6 +104,46 @@ def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
     (skipped,) = Episodes(made.path).skipped
     assert skipped.episode == "episode_1"
     assert "metadata can't be read" in skipped.what
+
+
+def refuse_to_open(monkeypatch, name):
+    """As a disk, a share or a server that fails for a while."""
+    really = os.open
+
+    def refusing(path, *others):
+        if name in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return really(path, *others)
+
+    monkeypatch.setattr(os, "open", refusing)
+
+
+def test_what_cannot_be_had_now_is_not_taken_for_broken(made, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch, "episode_1/actions/0.0")
+        with pytest.raises(UserError, match=r"episode_1 can't be read: .*error\. Try again"):
+            Episodes(made.path)
+    assert len(Episodes(made.path)) == 5
+
+
+@pytest.mark.parametrize("attributes", ["[1, 2]", '"keys"'])
+def test_attributes_that_are_no_mapping_are_refused(made, attributes):
+    (made.path / ".zattrs").write_text(attributes)
+    with pytest.raises(UserError, match="not a mapping"):
+        Episodes(made.path)
+
+
+def test_the_fingerprint_sees_what_links_lead_to(made, tmp_path):
+    merged = tmp_path / "merged.zarr"
+    merged.mkdir()
+    for file in (".zgroup", ".zattrs"):
+        shutil.copyfile(made.path / file, merged / file)
+    (merged / "episode_0").symlink_to(made.path / "episode_1")
+    (merged / "itself").symlink_to(merged)
+    before = Episodes(merged).fingerprint()
+    chunk = made.path / "episode_1" / "frames" / "3.0.0.0"
+    chunk.write_bytes(chunk.read_bytes())
+    assert Episodes(merged).fingerprint() != before
 
 
 def test_the_commonest_frame_shape_counts_not_the_first(made):

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import weakref
 from collections import namedtuple
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from BC_training.common.episodes import Episodes
 from BC_training.common.residency import CachedFrames
 from BC_training.common.types import UserError
 from tests.made_data import make_dataset
+from tests.test_episodes import refuse_to_open
 
 ROOT = Path(__file__).parent.parent
 
@@ -80,10 +82,10 @@ from BC_training.common.episodes import Episodes
 residency.BLOCK = 8
 episodes, done = Episodes(sys.argv[1]), 0
 read = episodes.read_frames
-def dying(number, ticks):
+def dying(number, ticks, memory):
     if number == 2 and ticks.start >= 16:
         os.kill(os.getpid(), 9)
-    return read(number, ticks)
+    return read(number, ticks, memory)
 episodes.read_frames = dying
 residency.CachedFrames(episodes, Path(sys.argv[2]), threads=1)
 """
@@ -102,10 +104,37 @@ def test_a_killed_run_leaves_no_cache_and_the_next_one_goes_on(made, tmp_path, m
     monkeypatch.setattr(
         Episodes,
         "read_frames",
-        lambda self, number, ticks: (decoded.append(number), read(self, number, ticks))[1],
+        lambda self, number, *others: (decoded.append(number), read(self, number, *others))[1],
     )
     assert np.array_equal(everything(*in_cache(made, folder)), truth(made))
     assert set(decoded) == set(range(before, 5))
+
+
+def test_frames_that_were_removed_to_make_room_are_decoded_again(made, tmp_path):
+    folder = tmp_path / "cache"
+    command = [sys.executable, "-c", KILLED, str(made.path), str(folder)]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -9
+    (file,) = folder.rglob("frames.u8")
+    file.unlink()
+    assert np.array_equal(everything(*in_cache(made, folder)), truth(made))
+
+
+def test_an_episode_that_cannot_be_had_now_is_not_dropped_for_good(made, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch, "episode_3/frames/2.0.0.0")
+        with pytest.raises(UserError, match=r"tick 2: .*Try again.* decoded so far is kept"):
+            in_cache(made, tmp_path)
+        with pytest.raises(UserError, match=r"tick 2: .*Try again"):
+            opened(made, tmp_path, residency="device")
+    assert np.array_equal(everything(*in_cache(made, tmp_path)), truth(made))
+
+
+def test_a_dataset_of_which_nothing_can_be_decoded_says_so_each_time(tmp_path):
+    made = make_dataset(tmp_path / "made.zarr", lengths=(9,))
+    cut_off(made.path / "episode_0" / "frames" / "7.0.0.0")
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of its episodes can be used"):
+            in_cache(made, tmp_path / "cache")
 
 
 def flip(file: Path) -> None:
@@ -189,7 +218,10 @@ def test_auto_takes_the_fastest_that_fits_and_says_why(made, tmp_path, monkeypat
     assert "only 0.0 GiB free" in full.reason
     disk["free"] = size
     assert opened(made, tmp_path).residency == "cache"
+    (folder,) = tmp_path.glob("made.zarr-*")
+    (folder / "done.jsonl").rename(folder / "doing.jsonl")
     disk["free"] = 0
+    assert opened(made, tmp_path).residency == "cache", "begun, and the rest needs no more room"
     kept = opened(made, tmp_path)
     assert (kept.residency, "already decoded" in kept.reason) == ("cache", True)
     monkeypatch.setattr(residency, "_free_device_memory", lambda: int(size / 0.6) + 1)
@@ -209,7 +241,9 @@ def test_streaming_decodes_each_chunk_once_a_group_and_forgets_it(tmp_path, monk
     decoded = []
     read = episodes.read_frames
     monkeypatch.setattr(
-        episodes, "read_frames", lambda n, t: (decoded.append((n, t.start)), read(n, t))[1]
+        episodes,
+        "read_frames",
+        lambda n, t, memory: (decoded.append((n, t.start)), read(n, t, memory))[1],
     )
     rows = np.array([3, 9, 3, 15])
     expected = truth(made, (0, 1))
@@ -223,6 +257,26 @@ def test_streaming_decodes_each_chunk_once_a_group_and_forgets_it(tmp_path, monk
     frames.read(np.array([30]))
     frames.read(np.array([0]))
     assert decoded[3:] == [(0, 16), (0, 0)]
+
+
+def test_a_stream_holds_few_blocks_wherever_the_rows_lie(tmp_path, monkeypatch):
+    made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64), chunk=4)
+    episodes = Episodes(made.path)
+    frames = residency.StreamedFrames(
+        episodes, bound=12 * episodes.frame_bytes, in_flight=0, shuffle_buffer=4, threads=2
+    )
+    read, alive, most = episodes.read_frames, weakref.WeakSet(), [0]
+
+    def watched(*arguments):
+        block = read(*arguments)
+        alive.add(block.base)
+        most[0] = max(most[0], len(alive))
+        return block
+
+    monkeypatch.setattr(episodes, "read_frames", watched)
+    rows = np.arange(128)[::-1]
+    assert np.array_equal(frames.read(rows), truth(made, (0, 1))[rows])
+    assert most[0] <= 3 + 3
 
 
 def test_a_stream_that_cannot_fit_says_what_to_change(made, tmp_path):

@@ -62,7 +62,7 @@ class Episode:
         try:
             return None if array is None else array.read().astype(dtype, copy=False)
         except ReadError as error:
-            raise UnreadableError(str(error), error.ticks) from error
+            raise UnreadableError(str(error), error.ticks, is_passing=error.is_passing) from error
 
 
 class Episodes:
@@ -81,7 +81,6 @@ class Episodes:
             UserError: the path is missing or no such dataset, or it has no valid episode.
         """
         self.path, self._validate, self._use_state = str(path), validate, use_state
-        self._memory = Recycled()
         if not is_url(path) and not Path(path).exists():
             raise UserError(
                 f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
@@ -170,9 +169,14 @@ class Episodes:
         )
 
     def read_frames(
-        self, number: int, ticks: Int[np.ndarray, "n"] | slice
+        self, number: int, ticks: Int[np.ndarray, "n"] | slice, memory: Recycled | None = None
     ) -> UInt8[np.ndarray, "n H W C"]:
         """Decodes frames of one episode, in the order of `ticks`.
+
+        Args:
+            number: of the episode, its position in `episodes`.
+            ticks: which frames.
+            memory: where they are put; in memory of their own if not given.
 
         Raises:
             UnreadableError: a chunk is missing or can't be decoded.
@@ -180,28 +184,32 @@ class Episodes:
         episode = self.episodes[number]
         if isinstance(ticks, slice):
             ticks = np.arange(*ticks.indices(episode.length))
-        return self._decode([episode.frames] * len(ticks), ticks)
+        return self._decode([episode.frames] * len(ticks), ticks, memory or Recycled())
 
-    def read_rows(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
-        """Decodes frames of any episodes, by their rows (see `starts`).
+    def read_rows(
+        self, rows: Int[np.ndarray, "n"], memory: Recycled | None = None
+    ) -> UInt8[np.ndarray, "n H W C"]:
+        """Decodes frames of any episodes, by their rows (see `starts`), as `read_frames` does.
 
         Raises:
             UnreadableError: a chunk is missing or can't be decoded.
         """
         numbers = np.searchsorted(self.starts, rows, "right") - 1
         arrays = [self.episodes[number].frames for number in numbers.tolist()]
-        return self._decode(arrays, rows - self.starts[numbers])
+        return self._decode(arrays, rows - self.starts[numbers], memory or Recycled())
 
     def _decode(
-        self, arrays: list[Array], ticks: Int[np.ndarray, "n"]
+        self, arrays: list[Array], ticks: Int[np.ndarray, "n"], memory: Recycled
     ) -> UInt8[np.ndarray, "n H W C"]:
+        channels, height, width = self.frame_shape
         try:
-            channels, height, width = self.frame_shape
-            out = self._memory.empty((len(ticks), height, width, channels))
-            return read_frames(arrays, ticks, out)
+            return read_frames(arrays, ticks, memory.empty((len(ticks), height, width, channels)))
         except ReadError as error:
+            advice = "Fetch that chunk again or remove the episode."
+            if error.is_passing:
+                advice = "Try again when it can be read."
             raise UnreadableError(
-                f"{self.path}: {error}. Fetch that chunk again or remove the episode.", error.ticks
+                f"{self.path}: {error}. {advice}", error.ticks, is_passing=error.is_passing
             ) from error
 
     def drop(self, problems: Sequence[Problem]) -> None:
@@ -281,6 +289,11 @@ class Episodes:
             episode = Episode(entry, entry.arrays["actions"].read())
             wrong += self._wrong_tables(episode)
         except (ReadError, UnreadableError) as error:
+            if error.is_passing:
+                # Without it the episodes would be split otherwise than the next time.
+                raise UserError(
+                    f"{self.path}: {name} can't be read: {error}. Try again when it can be."
+                ) from error
             wrong.append(Problem("error", name, f"it can't be read: {error}", error.ticks))
             return wrong
         return wrong or episode
@@ -303,6 +316,10 @@ class Episodes:
             yield (
                 f"actions have shape {actions.shape}, but 'keys' names {len(self.actions)} actions"
             )
+        for name, array in arrays.items():
+            if not array.shape:
+                yield f"{name} is a single value"
+                return
         length = frames.shape[0]
         if actions.shape[0] != length:
             yield f"{length} frames but {actions.shape[0]} actions"
@@ -328,6 +345,8 @@ class Episodes:
         timestamps = arrays.get("timestamps")
         if timestamps is not None and timestamps.shape != (length,):
             yield f"{length} frames but timestamps of shape {timestamps.shape}"
+        if timestamps is not None and timestamps.dtype.kind not in "fiu":
+            yield f"timestamps are {timestamps.dtype}, not float64"
 
     def _wrong_tables(self, episode: Episode) -> Iterator[Problem]:
         """What is wrong with the values of an episode's tables."""

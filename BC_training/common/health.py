@@ -57,7 +57,9 @@ def _of_buttons(episodes: Episodes) -> Iterator[Problem]:
 def _of_rate(episode: Episode, fps: float | None) -> Iterator[Problem]:
     """An episode's own rate against the dataset's, and steps in its timestamps."""
     own = episode.attributes.get("fps")
-    if own is not None and fps is not None and abs(own / fps - 1) > FPS_TOLERANCE:
+    if own is not None and not isinstance(own, int | float):
+        yield Problem("warning", episode.name, f"its fps is {own!r}, not a number")
+    elif own is not None and fps is not None and abs(own / fps - 1) > FPS_TOLERANCE:
         yield Problem("warning", episode.name, f"its fps is {own:g}, the dataset's is {fps:g}")
     timestamps: Float[np.ndarray, "N"] | None = episode.timestamps
     if timestamps is None or len(timestamps) < 3:

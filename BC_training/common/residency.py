@@ -120,7 +120,7 @@ def choose(episodes: Episodes, cache_dir: Path) -> tuple[str, str]:
             return "device", why
     if _is_complete(cache_folder(episodes, cache_dir)):
         return "cache", f"{why}, already decoded in {cache_dir}"
-    free = _free_disk(cache_dir)
+    free = _free_disk(cache_dir) + _size(cache_folder(episodes, cache_dir) / "frames.u8")
     if size <= free:
         return "cache", f"{why}, {free / GIB:.1f} GiB free in {cache_dir}"
     return "stream", f"{why}, only {free / GIB:.1f} GiB free in {cache_dir}"
@@ -144,6 +144,8 @@ class CachedFrames(Frames):
         try:
             if not _is_complete(folder) or not _is_sound(folder, episodes):
                 _write_cache(episodes, folder, threads)
+        except UnreadableError as error:
+            raise UserError(f"{error} What is decoded so far is kept in {folder}.") from error
         except OSError as error:
             raise UserError(
                 f"{folder}: can't keep decoded frames there: {error.strerror or error}. What is "
@@ -222,7 +224,7 @@ class StreamedFrames(Frames):
             UserError: the bound is too small for the batches and the buffer.
         """
         self._episodes = episodes
-        self._memory = Recycled()
+        self._memory, self._block_memory = Recycled(), Recycled()
         self._lock = threading.Lock()
         self._blocks: collections.OrderedDict[
             tuple[int, int], Future[UInt8[np.ndarray, "n H W C"]]
@@ -231,7 +233,7 @@ class StreamedFrames(Frames):
         """Frames in a block, by episode."""
         self._is_blocked = episodes.block > 1
         # Their own, so that many are decoded at once while batches wait for one.
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool, self._threads = ThreadPoolExecutor(threads), threads
         needed = in_flight
         if self._is_blocked:
             # This group of blocks, the next one, and what their windows reach back into.
@@ -247,13 +249,22 @@ class StreamedFrames(Frames):
 
     def read(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
         if not self._is_blocked:
-            return self._episodes.read_rows(rows)
+            return self._episodes.read_rows(rows, self._memory)
         channels, height, width = self._episodes.frame_shape
         out = self._memory.empty((len(rows), height, width, channels))
         keys, ticks = self._located(rows)
-        blocks = {key: self._block(*key) for key in dict.fromkeys(keys)}
-        for frame, key, tick in zip(out, keys, ticks, strict=True):
-            frame[...] = blocks[key].result()[tick]
+        places = collections.defaultdict(list)
+        for at, key in enumerate(keys):
+            places[key].append(at)
+        # No more than are decoded at once: the rows may lie in more blocks than fit in memory.
+        todo = iter(places)
+        first = itertools.islice(todo, self._threads)
+        ahead = collections.deque(self._block(*key) for key in first)
+        for positions in places.values():
+            block = ahead.popleft().result()
+            ahead.extend(self._block(*key) for key in itertools.islice(todo, 1))
+            for at in positions:
+                out[at] = block[ticks[at]]
         return out
 
     def prepare(self, first: int, last: int) -> None:
@@ -275,7 +286,9 @@ class StreamedFrames(Frames):
             if key not in self._blocks:
                 size = self._episodes.episodes[number].frames.block
                 ticks = slice(block * size, (block + 1) * size)
-                self._blocks[key] = self._pool.submit(self._episodes.read_frames, number, ticks)
+                self._blocks[key] = self._pool.submit(
+                    self._episodes.read_frames, number, ticks, self._block_memory
+                )
                 while len(self._blocks) > self._capacity:
                     self._blocks.popitem(last=False)
             self._blocks.move_to_end(key)
@@ -337,7 +350,7 @@ def _is_sound(folder: Path, episodes: Episodes) -> bool:
         and file.is_file()
         and file.stat().st_size == int(sizes.sum())
     )
-    if sound:
+    if sound and kept:
         count = max(2, int(CHECKED_BYTES / max(sizes.mean(), 1)))
         chosen = np.unique(np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int))
         starts = np.cumsum(sizes) - sizes
@@ -346,9 +359,6 @@ def _is_sound(folder: Path, episodes: Episodes) -> bool:
                 frames.seek(int(starts[number]))
                 crc = _checksum(frames, int(sizes[number]))
                 sound = sound and crc == journal.written[kept[number].name]
-    if not sound:
-        print(f"{folder}: this cache is damaged; decoding again", flush=True)
-        shutil.rmtree(folder)
     return sound
 
 
@@ -373,20 +383,26 @@ def _write_cache(episodes: Episodes, folder: Path, threads: int) -> None:
             print(f"{folder}: another run is decoding this dataset; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         if _is_complete(folder):
-            return
+            if _is_sound(folder, episodes):
+                return
+            print(f"{folder}: this cache is damaged; decoding again", flush=True)
+            shutil.rmtree(folder)
         folder.mkdir(exist_ok=True)
         journal = _read_journal(folder / "doing.jsonl")
+        sizes = {each.name: each.length * episodes.frame_bytes for each in episodes.episodes}
+        if _size(folder / "frames.u8") < sum(sizes[name] for name in journal.written):
+            journal = _Journal({}, [])  # somebody removed the frames to make room
         seen = {*journal.written, *(problem.episode for problem in journal.problems)}
         pending = [n for n, episode in enumerate(episodes.episodes) if episode.name not in seen]
-        rows = sum(e.length for e in episodes.episodes if e.name in journal.written)
-        needed = sum(episodes.episodes[n].length for n in pending) * episodes.frame_bytes
+        end = sum(sizes[name] for name in journal.written)
+        needed = sum(sizes[episodes.episodes[n].name] for n in pending)
         if (free := _free_disk(folder)) < needed:
             raise UserError(
                 f"{folder.parent}: the decoded frames need {needed / GIB:.1f} GiB and "
                 f"{free / GIB:.1f} are free; make room, set dataset.cache_dir to a folder on "
                 "another disk, or set dataset.residency to stream"
             )
-        _append_frames(episodes, pending, rows, folder, journal, threads)
+        _append_frames(episodes, pending, end, folder, journal, threads)
         # Renamed when whole: what a killed run leaves is never taken for a cache.
         (folder / "doing.jsonl").replace(folder / "done.jsonl")
     Path(lock.name).unlink(missing_ok=True)
@@ -395,20 +411,21 @@ def _write_cache(episodes: Episodes, folder: Path, threads: int) -> None:
 def _append_frames(
     episodes: Episodes,
     pending: list[int],
-    rows: int,
+    end: int,
     folder: Path,
     journal: _Journal,
     threads: int,
 ) -> None:
-    """Decodes episodes behind the rows that are there, and a line in the journal for each."""
+    """Decodes episodes behind the first `end` bytes, and writes a line in the journal for each."""
+    # Replaced whole: a run that is killed again must not lose what the one before has done.
+    (folder / "next.jsonl").write_text("".join(f"{line}\n" for line in _lines(journal)))
+    (folder / "next.jsonl").replace(folder / "doing.jsonl")
     # Not through a memory map: there a full disk would kill the process.
     with (
         (folder / "frames.u8").open("ab") as file,
-        (folder / "doing.jsonl").open("w") as log,
+        (folder / "doing.jsonl").open("a") as log,
     ):
-        for line in _lines(journal):
-            print(line, file=log)
-        end, crc = rows * episodes.frame_bytes, 0
+        crc = 0
         file.truncate(end)
         for number, tick, found in _decode(episodes, pending, threads):
             episode = episodes.episodes[number]
@@ -440,7 +457,7 @@ def _decode(
         for number in numbers
         for tick in range(0, episodes.episodes[number].length, BLOCK)
     ]
-    broken = None
+    broken, memory = None, Recycled()
     with ThreadPoolExecutor(threads) as pool:
         ahead: collections.deque[Future[UInt8[np.ndarray, "n H W C"]]] = collections.deque()
         left = iter(blocks)
@@ -448,13 +465,15 @@ def _decode(
             for following in itertools.islice(left, 2 * threads - len(ahead)):
                 first = following[1]
                 ticks = slice(first, first + BLOCK)
-                ahead.append(pool.submit(episodes.read_frames, following[0], ticks))
+                ahead.append(pool.submit(episodes.read_frames, following[0], ticks, memory))
             block = ahead.popleft()
             if number == broken:
                 continue
             try:
                 yield number, tick, block.result()
             except UnreadableError as error:
+                if error.is_passing:
+                    raise
                 broken = number
                 name = episodes.episodes[number].name
                 yield number, tick, Problem("error", name, str(error), error.ticks)
@@ -480,6 +499,11 @@ def _rows(
         if tick + len(found) == episodes.episodes[number].length:
             row += episodes.episodes[number].length
     episodes.drop(problems)
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return file.stat().st_size if file.exists() else 0
 
 
 def _free_disk(folder: Path) -> int:

@@ -20,10 +20,14 @@ class UserError(Exception):
 class UnreadableError(UserError):
     """Recorded data that turned out unreadable after its dataset was opened."""
 
-    def __init__(self, message: str, ticks: tuple[int, int] | None = None):
+    def __init__(
+        self, message: str, ticks: tuple[int, int] | None = None, *, is_passing: bool = False
+    ):
         super().__init__(message)
         self.ticks = ticks
         """From the first unreadable one to one past the last, where they are known."""
+        self.is_passing = is_passing
+        """Whether the data may be sound, and only can't be had now."""
 
 
 class Problem(NamedTuple):
