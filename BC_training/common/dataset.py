@@ -273,13 +273,14 @@ def open_data(
     spec = episodes.spec()
     window = config.model.window()
     _refuse_window(window, episodes, spec, config)
-    frames = config.training.batch_size * config.training.steps_per_dispatch * window.ticks
-    dispatch = frames * episodes.frame_bytes
+    batch = config.training.batch_size * window.ticks * episodes.frame_bytes
+    # While one evaluates, what is read ahead for training waits.
+    at_once = [config.training.steps_per_dispatch * batch, batch]
     opened = open_frames(
         episodes,
         settings,
         threads=threads,
-        in_flight=(_buffer(threads) + 2) * _together(dispatch) * dispatch,
+        in_flight=(_buffer(threads) + 2) * sum(_together(size) * size for size in at_once),
     )
     # Only now is it known in which episodes every frame can be read.
     numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)

@@ -241,7 +241,7 @@ class StreamedFrames(Frames):
         if needed > bound:
             raise UserError(
                 f"dataset.stream_memory_gib is {bound / GIB:.2f}, but streaming needs "
-                f"{needed / GIB:.2f}: raise it, or lower training.batch_size"
+                f"{needed / GIB:.2f}: raise it, or lower training.batch_size, system.num_workers"
                 + (", dataset.shuffle_buffer" if self._is_blocked else "")
                 + " or the model's window"
             )
