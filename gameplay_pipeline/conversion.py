@@ -23,11 +23,11 @@ from gameplay_pipeline.writer import (
     DatasetInfo,
     RecordError,
     ZarrFormat,
-    discard_partial,
     episode_attributes,
     open_dataset,
     partial_folder,
     size_on_disk,
+    sole_writer,
 )
 
 SOURCE = "source_episode"
@@ -167,6 +167,13 @@ def run(
             then is kept.
     """
     check_workers(job.workers)
+    with sole_writer(job.out):
+        return _convert(do, names, job, info)
+
+
+def _convert(
+    do: Callable[[tuple[str, int]], Done], names: Sequence[str], job: Import, info: DatasetInfo
+) -> int:
     out = job.out
     taken = open_dataset(out, info, job.zarr_format)
     there = {each.get(SOURCE) for each in episode_attributes(out).values()}
@@ -182,17 +189,14 @@ def run(
     began = time.monotonic()
     results: list[Done] = []
     doing = in_processes(do, list(zip(pending, free, strict=False)), job.workers)
-    try:
-        with contextlib.closing(doing):
-            results += track(
-                doing,
-                "converting",
-                total=len(names),
-                pending=len(pending),
-                frames_of=lambda done: done.frames,
-            )
-    finally:
-        discard_partial(out)
+    with contextlib.closing(doing):
+        results += track(
+            doing,
+            "converting",
+            total=len(names),
+            pending=len(pending),
+            frames_of=lambda done: done.frames,
+        )
     results.sort(key=lambda done: pending.index(done.name))
     return _report(out, results, time.monotonic() - began)
 

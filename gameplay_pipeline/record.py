@@ -48,10 +48,10 @@ from gameplay_pipeline.writer import (
     EpisodeWriter,
     RecordError,
     ZarrFormat,
-    discard_partial,
     episode_attributes,
     open_dataset,
     size_on_disk,
+    sole_writer,
 )
 
 PolicyName = Literal["expert", "random"]
@@ -187,6 +187,11 @@ def record(
 
 def _record(recording: Recording) -> None:
     info, parallel = _inspect(recording)
+    with sole_writer(recording.out):
+        _play_all(recording, info, parallel)
+
+
+def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
     done = open_dataset(recording.out, info, recording.zarr_format)
     pending = [number for number in range(recording.episodes) if number not in done]
     if done:
@@ -200,22 +205,19 @@ def _record(recording: Recording) -> None:
     failures: list[Failure] = []
     play = functools.partial(_record_episode, recording, info)
     results = in_processes(play, pending, recording.workers if parallel else 1)
-    try:
-        # Closed before anything is discarded: until then its processes write.
-        with contextlib.closing(results):
-            for result in track(
-                results,
-                "recording",
-                total=recording.episodes,
-                pending=len(pending),
-                frames_of=lambda result: 0 if isinstance(result, Failure) else result,
-            ):
-                if isinstance(result, Failure):
-                    failures.append(result)
-                else:
-                    frames += result
-    finally:
-        discard_partial(recording.out)
+    # Closed before anything is discarded: until then its processes write.
+    with contextlib.closing(results):
+        for result in track(
+            results,
+            "recording",
+            total=recording.episodes,
+            pending=len(pending),
+            frames_of=lambda result: 0 if isinstance(result, Failure) else result,
+        ):
+            if isinstance(result, Failure):
+                failures.append(result)
+            else:
+                frames += result
     speed = frames / (time.monotonic() - began) if pending else None
     print(f"{recording.out}:")
     Console(highlight=False).print(_table(_summarise(recording.out, info, speed)))

@@ -38,10 +38,10 @@ from gameplay_pipeline.writer import (
     EpisodeWriter,
     RecordError,
     ZarrFormat,
-    discard_partial,
     open_dataset,
     partial_folder,
     size_on_disk,
+    sole_writer,
 )
 
 BLOCK = 64
@@ -107,6 +107,13 @@ def repack(job: Repacking) -> int:
         info = _describe(job, reader, [e for _, e in entries if isinstance(e, Entry)])
     except (ReadError, StorageError) as error:
         raise RecordError(str(error)) from error
+    with sole_writer(job.out):
+        return _rewrite_all(job, reader, entries, info)
+
+
+def _rewrite_all(
+    job: Repacking, reader: Reader, entries: list[tuple[str, Entry | ReadError]], info: DatasetInfo
+) -> int:
     done = open_dataset(job.out, info, job.zarr_format)
     pending = [(name, entry) for name, entry in entries if _number(name) not in done]
     if len(pending) < len(entries):
@@ -135,18 +142,15 @@ def repack(job: Repacking) -> int:
         except OSError as error:
             raise RecordError(f"{job.source}: {name}: {error}") from error
 
-    try:
-        with ThreadPoolExecutor(job.workers) as pool:
-            try:
-                rewritten = track(
-                    pool.map(one, pending), "rewriting", total=len(entries),
-                    pending=len(pending), frames_of=lambda done: done.frames,
-                )  # fmt: skip
-                results += rewritten
-            finally:
-                stop.set()
-    finally:
-        discard_partial(job.out)
+    with ThreadPoolExecutor(job.workers) as pool:
+        try:
+            rewritten = track(
+                pool.map(one, pending), "rewriting", total=len(entries),
+                pending=len(pending), frames_of=lambda done: done.frames,
+            )  # fmt: skip
+            results += rewritten
+        finally:
+            stop.set()
     return _report(job, entries, results, time.monotonic() - began)
 
 

@@ -9,6 +9,7 @@ is complete, so that a dataset holds whole episodes only, whenever its writer is
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import re
@@ -75,10 +76,36 @@ class DatasetInfo:
         return {key: value for key, value in found.items() if value is not None}
 
 
+@contextlib.contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Keeps other processes from writing a dataset; at the end, its unfinished episodes go.
+
+    Raises:
+        RecordError: another process is writing it, or it can't be written.
+    """
+    file = path.with_name(path.name + ".lock")
+    with _writing(path):
+        with contextlib.suppress(FileExistsError):  # opening says better what is in the way
+            path.parent.mkdir(parents=True)
+        lock = file.open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RecordError(
+                f"{path}: another process is writing it; wait for its end, or choose another path"
+            ) from error
+        try:
+            yield
+        finally:
+            discard_partial(path)
+            file.unlink(missing_ok=True)
+
+
 def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[int]:
     """Creates a dataset, or prepares one for more episodes of the same kind.
 
-    Only one process at a time may do this; others may then write episodes of the dataset.
+    Only the `sole_writer` may do this; its workers may then write episodes of the dataset.
 
     Returns:
         The numbers of the episodes that are complete.

@@ -21,6 +21,7 @@ from BC_training import __main__, evaluate
 from BC_training import train as trainer
 from BC_training.common import checkpoint as checkpoints
 from BC_training.common import console
+from BC_training.common import dataset as datasets
 from tests.made_data import make_dataset, zipped
 
 ROOT = Path(__file__).parent.parent
@@ -151,13 +152,18 @@ def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 16])
-def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(tmp_path, chunk):
+def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(
+    tmp_path, chunk, monkeypatch
+):
     made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64, 32), chunk=chunk)
     folder = tmp_path / "run"
     options = (
         *("--training.num_epochs", "6", "--dataset.residency", "stream"),
-        *("--dataset.stream_memory_gib", "0.00035", "--dataset.shuffle_buffer", "16"),
+        *("--dataset.stream_memory_gib", "0.00055", "--dataset.shuffle_buffer", "16"),
+        *("--system.num_workers", "2"),
     )
+    # Otherwise all of so small a training is read before it begins.
+    monkeypatch.setattr(datasets, "MOST_TOGETHER", 1)
     make = trainer.make_train_step
     gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
     kept = gone.read_bytes()

@@ -37,6 +37,17 @@ def read(path, number):
     return {name: array[:] for name, array in group.arrays()}
 
 
+def test_two_processes_never_write_one_dataset(made, tmp_path):
+    out = tmp_path / "out.zarr"
+    with (
+        writer.sole_writer(out),
+        pytest.raises(RecordError, match=r"out\.zarr: another process is writing it"),
+    ):
+        run(made.path, out)
+    assert run(made.path, out) == 0
+    assert not list(tmp_path.glob("*.lock"))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("zarr_format", [2, 3])
