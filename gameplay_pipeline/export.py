@@ -170,8 +170,7 @@ def read_rgb(
         raise EpisodeError(f"its frames are {height}x{width}, most are {size[0]}x{size[1]}")
     for first in range(0, length, BLOCK):
         ticks = np.arange(first, min(first + BLOCK, length))
-        out = np.empty((len(ticks), height, width, 3), np.uint8)
-        block = read_frames([frames] * len(ticks), ticks, out)
+        block = read_frames([frames] * len(ticks), ticks)
         yield block[..., ::-1] if color_order == "BGR" else block
 
 

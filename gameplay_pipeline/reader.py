@@ -448,7 +448,9 @@ def read_blocks(wanted: Sequence[tuple[Array, int]]) -> Iterator[npt.NDArray[Any
 
 
 def read_frames(
-    arrays: Sequence[Array], ticks: Int[np.ndarray, "n"], out: UInt8[np.ndarray, "n H W C"]
+    arrays: Sequence[Array],
+    ticks: Int[np.ndarray, "n"],
+    out: UInt8[np.ndarray, "n H W C"] | None = None,
 ) -> UInt8[np.ndarray, "n H W C"]:
     """Frames of arrays [N, 3, H, W] of one dataset, in that order.
 
@@ -457,14 +459,14 @@ def read_frames(
     Args:
         arrays: of each frame.
         ticks: of each frame.
-        out: where they are put.
-
-    Returns:
-        `out`.
+        out: where they are put; in memory of their own if not given.
 
     Raises:
         ReadError: a chunk is missing or can't be decoded.
     """
+    if out is None:
+        channels, height, width = arrays[0].shape[1:]
+        out = np.empty((len(ticks), height, width, channels), np.uint8)
     if all(array.is_image for array in arrays):
         _read_images(arrays, ticks, out)
         return out

@@ -272,8 +272,7 @@ def _rewrite(
             if stop.is_set():
                 raise _StoppedError
             ticks = kept[first : first + BLOCK]
-            block = np.empty((len(ticks), *frames.shape[2:], 3), np.uint8)
-            for at, frame in enumerate(read_frames([frames] * len(ticks), ticks, block), first):
+            for at, frame in enumerate(read_frames([frames] * len(ticks), ticks), first):
                 made = _convert(frame, info, swap)
                 hashes.append(_digest(np.moveaxis(made, -1, 0)))
                 writer.append(made, pressed[at], state[at])
