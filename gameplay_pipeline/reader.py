@@ -21,7 +21,7 @@ import numpy.typing as npt
 from jaxtyping import Int, UInt8
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]
 
-from gameplay_pipeline.storage import DamageError, Span, Storage, StorageError, is_url, open_storage
+from gameplay_pipeline.storage import Span, Storage, StorageError, is_url, open_storage
 from gameplay_pipeline.writer import EPISODE
 
 ARRAYS = ("frames", "actions", "state", "timestamps")
@@ -301,7 +301,7 @@ class Array:
         try:
             listed = self.storage.children(folder)
         except StorageError as error:
-            raise ReadError(str(error), is_passing=True) from error
+            raise ReadError(str(error), is_passing=error.is_passing) from error
         if listed is None:
             return None
         present = set(listed)
@@ -327,7 +327,7 @@ class Array:
             value = None if span is None else next(raw)
         except StorageError as error:
             what = f"{self.where(place)} can't be read: {error}"
-            raise ReadError(what, self.ticks(place), is_passing=_is_passing(error)) from error
+            raise ReadError(what, self.ticks(place), is_passing=error.is_passing) from error
         if value is None:
             raise ReadError(
                 f"{self.where(place)} is missing (a chunk that was left out because it is all "
@@ -410,14 +410,10 @@ class Array:
                     None if raw is None else np.frombuffer(_checked(raw), "<u8").reshape(chunks, 2)
                 )
             except StorageError as error:
-                raise ReadError(str(error), is_passing=_is_passing(error)) from error
+                raise ReadError(str(error), is_passing=error.is_passing) from error
             except ValueError as error:
                 raise ReadError(f"{key}: the index of this shard is damaged: {error}") from error
         return self._indices[key]
-
-
-def _is_passing(error: StorageError) -> bool:
-    return not isinstance(error, DamageError)
 
 
 def read_blocks(wanted: Sequence[tuple[Array, int]]) -> Iterator[npt.NDArray[Any]]:

@@ -23,9 +23,14 @@ SLACK = 64
 class StorageError(Exception):
     """Bytes that can't be had, and why; names the path or URL."""
 
+    is_passing = True
+    """Whether they may be sound, and only can't be had now."""
+
 
 class DamageError(StorageError):
     """Bytes that are there, but not what they should be: to try again is no use."""
+
+    is_passing = False
 
 
 class Span(NamedTuple):

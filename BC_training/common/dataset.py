@@ -364,16 +364,13 @@ def _buffer(threads: int) -> int:
 
 def _cut(batch: Batch, shapes: Sequence[tuple[int, ...]]) -> list[Batch]:
     """Batches that follow each other in one: views, each with its first axis in a shape."""
-    ends = list(itertools.accumulate(map(math.prod, shapes)))
-    return [
-        jax.tree.map(
-            lambda x, shape=shape, end=end: x[end - math.prod(shape) : end].reshape(
-                *shape, *x.shape[1:]
-            ),
-            batch,
-        )
-        for shape, end in zip(shapes, ends, strict=True)
-    ]
+
+    def part(start: int, shape: tuple[int, ...]) -> Batch:
+        rows = slice(start, start + math.prod(shape))
+        return jax.tree.map(lambda x: x[rows].reshape(*shape, *x.shape[1:]), batch)
+
+    starts = itertools.accumulate(map(math.prod, shapes), initial=0)
+    return [part(start, shape) for start, shape in zip(starts, shapes, strict=False)]
 
 
 def _read_ahead(

@@ -184,7 +184,7 @@ class Episodes:
         episode = self.episodes[number]
         if isinstance(ticks, slice):
             ticks = np.arange(*ticks.indices(episode.length))
-        return self._decode([episode.frames] * len(ticks), ticks, memory or Recycled())
+        return self._decode([episode.frames] * len(ticks), ticks, memory)
 
     def read_rows(
         self, rows: Int[np.ndarray, "n"], memory: Recycled | None = None
@@ -196,14 +196,15 @@ class Episodes:
         """
         numbers = np.searchsorted(self.starts, rows, "right") - 1
         arrays = [self.episodes[number].frames for number in numbers.tolist()]
-        return self._decode(arrays, rows - self.starts[numbers], memory or Recycled())
+        return self._decode(arrays, rows - self.starts[numbers], memory)
 
     def _decode(
-        self, arrays: list[Array], ticks: Int[np.ndarray, "n"], memory: Recycled
+        self, arrays: list[Array], ticks: Int[np.ndarray, "n"], memory: Recycled | None
     ) -> UInt8[np.ndarray, "n H W C"]:
         channels, height, width = self.frame_shape
+        out = (memory or Recycled()).empty((len(ticks), height, width, channels))
         try:
-            return read_frames(arrays, ticks, memory.empty((len(ticks), height, width, channels)))
+            return read_frames(arrays, ticks, out)
         except ReadError as error:
             advice = "Fetch that chunk again or remove the episode."
             if error.is_passing:

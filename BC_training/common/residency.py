@@ -118,9 +118,10 @@ def choose(episodes: Episodes, cache_dir: Path) -> tuple[str, str]:
         why += f", {relation} {DEVICE_SHARE:.0%} of {memory / GIB:.1f} GiB of free device memory"
         if fits:
             return "device", why
-    if _is_complete(cache_folder(episodes, cache_dir)):
+    folder = cache_folder(episodes, cache_dir)
+    if _is_complete(folder):
         return "cache", f"{why}, already decoded in {cache_dir}"
-    free = _free_disk(cache_dir) + _size(cache_folder(episodes, cache_dir) / "frames.u8")
+    free = _free_disk(cache_dir) + _size(folder / "frames.u8")
     if size <= free:
         return "cache", f"{why}, {free / GIB:.1f} GiB free in {cache_dir}"
     return "stream", f"{why}, only {free / GIB:.1f} GiB free in {cache_dir}"
@@ -390,11 +391,11 @@ def _write_cache(episodes: Episodes, folder: Path, threads: int) -> None:
         folder.mkdir(exist_ok=True)
         journal = _read_journal(folder / "doing.jsonl")
         sizes = {each.name: each.length * episodes.frame_bytes for each in episodes.episodes}
-        if _size(folder / "frames.u8") < sum(sizes[name] for name in journal.written):
-            journal = _Journal({}, [])  # somebody removed the frames to make room
+        end = sum(sizes[name] for name in journal.written)
+        if _size(folder / "frames.u8") < end:
+            journal, end = _Journal({}, []), 0  # somebody removed the frames to make room
         seen = {*journal.written, *(problem.episode for problem in journal.problems)}
         pending = [n for n, episode in enumerate(episodes.episodes) if episode.name not in seen]
-        end = sum(sizes[name] for name in journal.written)
         needed = sum(sizes[episodes.episodes[n].name] for n in pending)
         if (free := _free_disk(folder)) < needed:
             raise UserError(
