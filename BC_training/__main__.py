@@ -6,12 +6,12 @@ uv run -m BC_training --config configs/demo.yaml
 from pathlib import Path
 
 from BC_training import rollout, train
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.config import Config
 from BC_training.common.types import UserError
-from gameplay_pipeline import environment
-from gameplay_pipeline.environment import EnvironmentRefused, Wanted
+from gameplay_pipeline.environments import adapter as environment
+from gameplay_pipeline.environments.adapter import EnvironmentRefused, Wanted
 from gameplay_pipeline.record import RecordError, Recording, record
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import tyro
 
-from BC_training.analysis import page, reaction, statistics
-from BC_training.common import console, health
+from BC_training.analysis.dataset import checks as health
+from BC_training.analysis.dataset import page, reaction, statistics
+from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 

@@ -15,15 +15,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 from rich.table import Table
 
-from BC_training import diagnosis
-from BC_training.common import checkpoint as checkpoints
-from BC_training.common import console, metrics, optim
+from BC_training.analysis.policy import diagnosis
+from BC_training.checkpoints import store as checkpoints
+from BC_training.common import console, metrics
 from BC_training.common.config import Config
 from BC_training.common.dataset import Dataset, open_data
-from BC_training.common.losses import Objective
 from BC_training.common.metrics import Metrics
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec, UserError
+from BC_training.networks.losses import Objective
+from BC_training.training import optimizer as optim
 
 
 class Predictions(NamedTuple):
@@ -200,7 +201,7 @@ def evaluate(
     if json is not None:
         json.write_text(json_format.dumps(rows, indent=2) + "\n")
     if timeline is not None:
-        from BC_training.common import charts  # takes a second, so only where it is wanted
+        from BC_training.analysis.policy import charts  # takes a second, so only where it is wanted
 
         first = chosen.episode == 0
         charts.timeline(

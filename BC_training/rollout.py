@@ -25,15 +25,15 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.store import Bundle
 from BC_training.common import console
-from BC_training.common.checkpoint import Bundle
 from BC_training.common.config import EnvironmentConfig
-from BC_training.common.film import Film
-from BC_training.common.policy import Policy
 from BC_training.common.types import DataSpec, FrameContract, UserError
-from gameplay_pipeline import environment
-from gameplay_pipeline.environment import (
+from BC_training.play.film import Film
+from BC_training.play.policy import Policy
+from gameplay_pipeline.environments import adapter as environment
+from gameplay_pipeline.environments.adapter import (
     AS_IT_IS,
     Adapter,
     AdapterFlag,
@@ -41,7 +41,7 @@ from gameplay_pipeline.environment import (
     EnvironmentRefused,
     Wanted,
 )
-from gameplay_pipeline.workers import end_with_parent, usable_cores
+from gameplay_pipeline.plumbing.workers import end_with_parent, usable_cores
 
 BASELINES = ("expert", "random", "nothing", "previous")
 """The environment's own expert; any buttons, anew each tick; no buttons; and repeating what was

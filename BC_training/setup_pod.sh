@@ -285,7 +285,7 @@ train_a_little() {
     # Joined by &&, for where a function's failure is handled, bash goes on after each command's.
     episodes=$(python_in_project -c '
 import sys
-from gameplay_pipeline.reader import Reader
+from gameplay_pipeline.store.reader import Reader
 try:
     names = Reader(sys.argv[1]).names()[:2]
 except Exception as error:

@@ -25,18 +25,21 @@ from jaxtyping import Array
 from rich.table import Table
 
 from BC_training import evaluate, rollout
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.store import Bundle, Checkpoints, TrainState
 from BC_training.common import config as configs
-from BC_training.common import console, metrics, optim, preprocess, ranking, runlog
-from BC_training.common.augment import make_augmentation
-from BC_training.common.checkpoint import Bundle, Checkpoints, TrainState
+from BC_training.common import console, metrics, preprocess
 from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.common.dataset import Data, open_data
 from BC_training.common.episodes import LISTED
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.runlog import RunLog
-from BC_training.common.step import make_train_step
 from BC_training.common.types import Batch, UnreadableError, UserError
+from BC_training.training import optimizer as optim
+from BC_training.training import ranking
+from BC_training.training import run_log as runlog
+from BC_training.training.augmentation import make_augmentation
+from BC_training.training.run_log import RunLog
+from BC_training.training.train_step import make_train_step
 
 FIT_FRAMES = 512
 """Training frames that the normalisation is fitted on, evenly spaced."""
@@ -337,7 +340,9 @@ class Trainer:
             log.artifact(self.config.model.name, best, figures)
 
     def _pictures(self, predictions: evaluate.Predictions, bundle: Bundle) -> dict[str, Any]:
-        from BC_training.common import charts  # takes a second, so only where they are wanted
+        from BC_training.analysis.policy import (
+            charts,  # takes a second, so only where they are wanted
+        )
 
         drawn = charts.draw(
             predictions.probabilities,

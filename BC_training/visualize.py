@@ -15,14 +15,14 @@ import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
 
-from BC_training.common import checkpoint as checkpoints
+from BC_training.analysis.policy.saliency import Saliency
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.dataset import instruction_of
 from BC_training.common.episodes import Episode, Episodes
-from BC_training.common.policy import Policy
-from BC_training.common.saliency import Saliency
-from BC_training.common.state import ANIMATION, BODIES, RATIO
+from BC_training.common.game_state import ANIMATION, BODIES, RATIO
 from BC_training.common.types import DataSpec, UserError
+from BC_training.play.policy import Policy
 
 BLOCK = 64
 """Frames that are decoded at once."""
@@ -59,7 +59,7 @@ def visualize(
     if smooth < 0:
         raise UserError(f"--smooth: {smooth} is below zero")
     try:
-        from BC_training.common import viewer
+        from BC_training.analysis.policy import viewer
     except ImportError as error:
         raise UserError(str(error)) from error
 

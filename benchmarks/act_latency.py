@@ -17,13 +17,14 @@ import tyro
 from flax import nnx
 
 from BC_training import models
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.store import Bundle
 from BC_training.common import config as configs
-from BC_training.common import console, instruction, state
-from BC_training.common.checkpoint import Bundle
-from BC_training.common.policy import Policy
+from BC_training.common import console, instruction
+from BC_training.common import game_state as state
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract, TemporalConfig
+from BC_training.play.policy import Policy
 from benchmarks.shared import of_device
 from boss_arena.attributes import ACTIONS, ATTRIBUTES
 

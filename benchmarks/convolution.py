@@ -1,4 +1,4 @@
-"""What common/convolution.py buys on a CPU: backbones with it and with XLA's own convolution.
+"""What networks/convolution.py buys on a CPU: backbones with it and with XLA's own convolution.
 
     uv run python -m benchmarks.convolution [--rounds 5]
 
@@ -19,13 +19,13 @@ from flax import nnx
 from jax import lax
 
 from BC_training.common import console
-from BC_training.common.backbones import (
+from BC_training.networks.backbones import (
     BackboneConfig,
     EfficientNetConfig,
     ResNetConfig,
     make_backbone,
 )
-from BC_training.common.convolution import convolve
+from BC_training.networks.convolution import convolve
 from benchmarks.shared import milliseconds, of_device
 
 BACKBONES: dict[str, BackboneConfig] = {

@@ -15,8 +15,9 @@ from typing import Any
 
 import tyro
 
-from BC_training import diagnosis, rollout, train
-from BC_training.common import checkpoint as checkpoints
+from BC_training import rollout, train
+from BC_training.analysis.policy import diagnosis
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.dataset import open_data
 from benchmarks import model_zoo

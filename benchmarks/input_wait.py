@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import tyro
 
+from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
-from BC_training.common.checkpoint import Checkpoints
 from BC_training.common.dataset import open_data
 from BC_training.train import Trainer
 from benchmarks.recorded import write_recording

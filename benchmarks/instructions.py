@@ -17,13 +17,13 @@ import numpy as np
 import tyro
 
 from BC_training import rollout, train
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
-from BC_training.common.policy import Policy
+from BC_training.play.policy import Policy
 from BC_training.rollout import bootstrap, wilson
 from benchmarks.model_zoo import DISTURBED, ENV, FIRST_SEED, HEIGHT, MODELS, WIDTH, configuration
 from boss_arena.measure import measure
-from gameplay_pipeline.environment import Environment
+from gameplay_pipeline.environments.adapter import Environment
 from gameplay_pipeline.record import record
 
 RESULTS = Path(__file__).parent / "results" / "instructions.json"

@@ -32,7 +32,7 @@ from BC_training.common import console
 from BC_training.common.config import DatasetConfig
 from BC_training.common.dataset import Dataset
 from BC_training.common.episodes import Episodes
-from BC_training.common.residency import open_frames
+from BC_training.common.frames.residency import open_frames
 from BC_training.common.types import WindowSpec
 from benchmarks.recorded import write_recording
 

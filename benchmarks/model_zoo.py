@@ -20,10 +20,10 @@ import tyro
 from flax import nnx
 
 from BC_training import rollout, train
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
-from BC_training.common.policy import Policy
+from BC_training.play.policy import Policy
 from gameplay_pipeline.record import record
 
 RESULTS = Path(__file__).parent / "results" / "model_zoo.json"

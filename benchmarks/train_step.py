@@ -21,13 +21,14 @@ import tyro
 from flax import nnx
 
 from BC_training import train
-from BC_training.common import checkpoint as checkpoints
+from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.store import TrainState
 from BC_training.common import config as configs
-from BC_training.common import console, optim
-from BC_training.common.augment import make_augmentation
-from BC_training.common.checkpoint import TrainState
+from BC_training.common import console
 from BC_training.common.dataset import open_data
-from BC_training.common.step import make_train_step
+from BC_training.training import optimizer as optim
+from BC_training.training.augmentation import make_augmentation
+from BC_training.training.train_step import make_train_step
 from benchmarks.shared import milliseconds, of_device
 from gameplay_pipeline.record import record
 

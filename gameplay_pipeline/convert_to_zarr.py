@@ -25,8 +25,7 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float32, Float64, Int64
 
-from gameplay_pipeline import command
-from gameplay_pipeline.conversion import (
+from gameplay_pipeline.convert.importing import (
     SOURCE,
     Done,
     EpisodeError,
@@ -37,10 +36,11 @@ from gameplay_pipeline.conversion import (
     run,
     size_of,
 )
-from gameplay_pipeline.environment import resize
-from gameplay_pipeline.video import frame_times, read_frames
-from gameplay_pipeline.workers import usable_cores
-from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError
+from gameplay_pipeline.convert.video import frame_times, read_frames
+from gameplay_pipeline.environments.adapter import resize
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.workers import usable_cores
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError
 
 VIDEO, MEMORY, INPUTS, METADATA = "video.mp4", "memory_data.csv", "inputs.csv", "metadata.json"
 

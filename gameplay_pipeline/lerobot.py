@@ -21,21 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from gameplay_pipeline import command
-from gameplay_pipeline.conversion import (
-    SOURCE,
-    Done,
-    EpisodeError,
-    Import,
-    as_float32,
-    check_places,
-    check_workers,
-    require,
-    run,
-    size_of,
-)
-from gameplay_pipeline.environment import resize
-from gameplay_pipeline.export import (
+from gameplay_pipeline.convert.exporting import (
     Export,
     Opened,
     find_entry,
@@ -47,18 +33,27 @@ from gameplay_pipeline.export import (
     unfinished,
     writing,
 )
-from gameplay_pipeline.progress import track
-from gameplay_pipeline.reader import Reader, ReadError
-from gameplay_pipeline.storage import StorageError
-from gameplay_pipeline.video import LOSSLESS, LOSSY, VideoWriter
-from gameplay_pipeline.video import read_frames as read_video
-from gameplay_pipeline.workers import in_processes
-from gameplay_pipeline.writer import (
-    DatasetInfo,
-    EpisodeWriter,
-    RecordError,
-    partial_folder,
+from gameplay_pipeline.convert.importing import (
+    SOURCE,
+    Done,
+    EpisodeError,
+    Import,
+    as_float32,
+    check_places,
+    check_workers,
+    require,
+    run,
+    size_of,
 )
+from gameplay_pipeline.convert.video import LOSSLESS, LOSSY, VideoWriter
+from gameplay_pipeline.convert.video import read_frames as read_video
+from gameplay_pipeline.environments.adapter import resize
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.plumbing.workers import in_processes
+from gameplay_pipeline.store.reader import Reader, ReadError
+from gameplay_pipeline.store.storage import StorageError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError, partial_folder
 
 SCREEN, STATE, ACTION = "observation.images.screen", "observation.state", "action"
 

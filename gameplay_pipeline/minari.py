@@ -23,20 +23,7 @@ import tyro
 from gymnasium import spaces
 from jaxtyping import Bool
 
-from gameplay_pipeline import command
-from gameplay_pipeline.conversion import (
-    SOURCE,
-    Done,
-    EpisodeError,
-    Import,
-    as_float32,
-    check_places,
-    require,
-    run,
-    size_of,
-)
-from gameplay_pipeline.environment import resize
-from gameplay_pipeline.export import (
+from gameplay_pipeline.convert.exporting import (
     Export,
     Opened,
     find_entry,
@@ -48,10 +35,23 @@ from gameplay_pipeline.export import (
     unfinished,
     writing,
 )
-from gameplay_pipeline.progress import track
-from gameplay_pipeline.reader import ReadError
-from gameplay_pipeline.storage import StorageError
-from gameplay_pipeline.writer import DatasetInfo, EpisodeWriter, RecordError
+from gameplay_pipeline.convert.importing import (
+    SOURCE,
+    Done,
+    EpisodeError,
+    Import,
+    as_float32,
+    check_places,
+    require,
+    run,
+    size_of,
+)
+from gameplay_pipeline.environments.adapter import resize
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.store.reader import ReadError
+from gameplay_pipeline.store.storage import StorageError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError
 
 FRAME, STATE, TIMES = "frame", "state", "timestamps"
 """What we write: two observations, and one of the infos."""

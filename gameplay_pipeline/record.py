@@ -8,7 +8,7 @@ not stored. Episode i depends on `seed + i` alone, not on the workers or on inte
 that is stopped continues when repeated, and gives what it would have given.
 
 What an environment must have, and what the setting --adapter can add, is in
-`gameplay_pipeline/environment.py`.
+`gameplay_pipeline/environments/adapter.py`.
 """
 
 import contextlib
@@ -29,8 +29,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from gameplay_pipeline import command
-from gameplay_pipeline.environment import (
+from gameplay_pipeline.environments.adapter import (
     AS_IT_IS,
     Adapter,
     AdapterFlag,
@@ -41,9 +40,10 @@ from gameplay_pipeline.environment import (
     make,
     parse_size,
 )
-from gameplay_pipeline.progress import track
-from gameplay_pipeline.workers import in_processes
-from gameplay_pipeline.writer import (
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.plumbing.workers import in_processes
+from gameplay_pipeline.store.writer import (
     DatasetInfo,
     EpisodeWriter,
     RecordError,

@@ -27,13 +27,13 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.table import Table
 
-from gameplay_pipeline import command
-from gameplay_pipeline.conversion import size_of
-from gameplay_pipeline.environment import resize
-from gameplay_pipeline.progress import track
-from gameplay_pipeline.reader import Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.storage import StorageError, is_url
-from gameplay_pipeline.writer import (
+from gameplay_pipeline.convert.importing import size_of
+from gameplay_pipeline.environments.adapter import resize
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.store.reader import Entry, Reader, ReadError, read_frames
+from gameplay_pipeline.store.storage import StorageError, is_url
+from gameplay_pipeline.store.writer import (
     DatasetInfo,
     EpisodeWriter,
     RecordError,

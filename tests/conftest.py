@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import tempfile
+from pathlib import Path
 
 # In the background a shell has its children ignore Ctrl-C, and so would what tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,13 +23,14 @@ from jaxtyping import install_import_hook
 # Before any module of the project is imported: from then on every annotated call is checked.
 _hook = install_import_hook(["BC_training"], "beartype.beartype")
 
-from tests.made_data import Made, make_dataset  # noqa: E402
-from tests.web import Ranged, serving  # noqa: E402
+from tests.support.made_data import Made, make_dataset  # noqa: E402
+from tests.support.web import Ranged, serving  # noqa: E402
 
-# Many tests compile the same small step, some in processes of their own.
-_compiled = tempfile.TemporaryDirectory(prefix="compiled_")
+# Many tests compile the same small step, some in processes of their own: all share one folder,
+# which stays for the next run.
 CACHE = {
-    "jax_compilation_cache_dir": _compiled.name,
+    "jax_compilation_cache_dir": os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    or str(Path(tempfile.gettempdir(), "project_ranni_compiled")),
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
 }

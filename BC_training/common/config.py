@@ -17,8 +17,8 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from BC_training import models
 from BC_training.common.types import ModelConfig, Section, UserError
-from gameplay_pipeline.storage import is_url
-from gameplay_pipeline.workers import usable_cores
+from gameplay_pipeline.plumbing.workers import usable_cores
+from gameplay_pipeline.store.storage import is_url
 
 RETIRED = {
     "system.pin_memory": "frames are handed to the device without pinning",

@@ -15,9 +15,9 @@ from BC_training.common import instruction as instructions_
 from BC_training.common import window as windows
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.frames.residency import Frames, Opened, open_frames
+from BC_training.common.game_state import with_history
 from BC_training.common.instruction import Instructions
-from BC_training.common.residency import Frames, Opened, open_frames
-from BC_training.common.state import with_history
 from BC_training.common.types import Batch, DataSpec, Ticks, UserError, WindowSpec
 
 SPLITS = ("train", "val", "test")

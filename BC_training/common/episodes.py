@@ -1,5 +1,5 @@
 """Opens, validates and splits a dataset of recorded episodes; all of its bytes come through
-`gameplay_pipeline.reader`."""
+`gameplay_pipeline.store.reader`."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from BC_training.common.memory import Recycled
+from BC_training.common.frames.buffer_pool import Recycled
 from BC_training.common.types import (
     DataSpec,
     FrameContract,
@@ -21,8 +21,8 @@ from BC_training.common.types import (
     UnreadableError,
     UserError,
 )
-from gameplay_pipeline.reader import Array, Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.storage import is_url
+from gameplay_pipeline.store.reader import Array, Entry, Reader, ReadError, read_frames
+from gameplay_pipeline.store.storage import is_url
 
 LISTED = 20
 """Problems that a message names."""

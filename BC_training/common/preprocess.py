@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from BC_training.common import state as states
+from BC_training.common import game_state as states
+from BC_training.common.game_state import StateSchema, Vocabulary
 from BC_training.common.instruction import Instructions
-from BC_training.common.state import StateSchema, Vocabulary
 from BC_training.common.types import Batch, Features, Observation, Section, Ticks, UserError
 
 MIN_STD = 1e-3

@@ -3,9 +3,9 @@
 from flax import nnx
 from pydantic import Field
 
-from BC_training.common.backbones import EfficientNetConfig, make_backbone
-from BC_training.common.single_frame import SingleFrame, SingleFrameConfig
 from BC_training.common.types import DataSpec
+from BC_training.networks.backbones import EfficientNetConfig, make_backbone
+from BC_training.networks.single_frame import SingleFrame, SingleFrameConfig
 
 
 class Config(SingleFrameConfig):

@@ -12,11 +12,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.backbones import BackboneConfig, ConvConfig, make_backbone
-from BC_training.common.encoder import pooled
-from BC_training.common.layers import MLP, ActionHead, ConvEncoder
-from BC_training.common.model import Model
 from BC_training.common.types import DataSpec, Observation, TemporalConfig
+from BC_training.networks.backbones import BackboneConfig, ConvConfig, make_backbone
+from BC_training.networks.encoder import pooled
+from BC_training.networks.layers import MLP, ActionHead, ConvEncoder
+from BC_training.networks.model import Model
 
 
 class Config(TemporalConfig):

@@ -9,10 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 
-from BC_training.common.encoder import EncodedConfig, TickEncoder
-from BC_training.common.layers import ActionHead, TransformerBlock
-from BC_training.common.model import Model
 from BC_training.common.types import DataSpec, Observation, TemporalConfig
+from BC_training.networks.encoder import EncodedConfig, TickEncoder
+from BC_training.networks.layers import ActionHead, TransformerBlock
+from BC_training.networks.model import Model
 
 
 class Config(EncodedConfig, TemporalConfig):

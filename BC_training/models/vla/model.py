@@ -11,11 +11,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 
-from BC_training.common.backbones import BackboneConfig, PatchConfig, make_backbone
-from BC_training.common.encoder import EncoderConfig, StateEncoder
-from BC_training.common.layers import TransformerBlock
-from BC_training.common.model import Model
 from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.networks.backbones import BackboneConfig, PatchConfig, make_backbone
+from BC_training.networks.encoder import EncoderConfig, StateEncoder
+from BC_training.networks.layers import TransformerBlock
+from BC_training.networks.model import Model
 
 POSITION = nnx.initializers.normal(0.02)
 

@@ -1,0 +1,247 @@
+"""What a checkpoint goes by, and where it goes wrong: beside the metrics, from the same split."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+from rich.table import Table
+
+from BC_training.checkpoints.store import Bundle
+from BC_training.common import console, metrics
+from BC_training.common.dataset import Data, Dataset
+from BC_training.common.types import Batch
+from BC_training.networks.model import Model
+from BC_training.play.policy import Policy
+
+NEAR = 8
+"""Ticks within which a predicted press belongs to a true one."""
+
+FED_TICKS = 3000
+"""Of the split, that are replayed tick by tick."""
+
+WORST = 20
+"""Missed presses that are shown."""
+
+BEFORE = (8, 4, 0)
+"""Ticks before a missed press whose pictures are shown."""
+
+ROWS = 6
+"""Of an action: all its presses, and those during the commonest animations."""
+
+LEAST = 3
+"""Presses during an animation from which on it gets a row."""
+
+
+def interventions(
+    bundle: Bundle, model: Model, dataset: Dataset, batch_size: int
+) -> dict[str, Float[np.ndarray, "N A"]]:
+    """Probabilities for the whole split, as recorded and with one sense at a time taken away.
+
+    Frames are blanked to the mean colour or taken from elsewhere in the split; state and past
+    actions become zero, which is their mean and nothing pressed.
+    """
+    graph, state = nnx.split(model)
+    window = bundle.resolved_config().model.window()
+    others = np.random.default_rng(0).permutation(len(dataset))
+
+    def step(blank: str) -> Callable[[Any, Batch], Array]:
+        @jax.jit
+        def run(state: Any, batch: Batch) -> Array:
+            seen = bundle.preprocess.batch(batch, dataset.resident).observation
+            value = getattr(seen, blank, None)
+            if value is not None:
+                seen = seen._replace(**{blank: jnp.zeros_like(value)})
+            if blank == "state" and seen.categories is not None:
+                seen = seen._replace(categories=jnp.zeros_like(seen.categories))
+            return jax.nn.sigmoid(nnx.merge(graph, state)(seen).logits[:, 0])
+
+        return run
+
+    def predict(blank: str, swapped: bool) -> Float[np.ndarray, "N A"]:
+        run, found = step(blank), []
+        for first in range(0, len(dataset), batch_size):
+            samples = np.minimum(np.arange(first, first + batch_size), len(dataset) - 1)
+            batch = dataset.batch(samples)
+            if swapped:
+                frames = dataset.batch(others[samples]).observation.frames
+                batch = batch._replace(observation=batch.observation._replace(frames=frames))
+            found.append(run(state, batch))
+        return np.concatenate(jax.device_get(found))[: len(dataset)]
+
+    kinds = {
+        "as recorded": ("nothing", False),
+        "frames blanked": ("frames", False),
+        "frames from elsewhere": ("nothing", True),
+    }
+    if window.state:
+        kinds["state blanked"] = ("state", False)
+    if window.past_actions:
+        kinds["past actions blanked"] = ("past_actions", False)
+    return {name: predict(*kind) for name, kind in kinds.items()}
+
+
+def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.ndarray, "n A"], int]:
+    """What the policy presses when recorded fights are played to it tick by tick, its own presses
+    being the past ones, and how many ticks of the split that is."""
+    policy = Policy(bundle, model)
+    ends = np.flatnonzero(np.diff(dataset.episode, append=-1)) + 1
+    count = int(ends[max(np.searchsorted(ends, FED_TICKS, "right") - 1, 0)])
+    pressed = []
+    for sample in range(count):
+        if sample == 0 or dataset.episode[sample] != dataset.episode[sample - 1]:
+            policy.reset()
+        observation: dict[str, Any] = {"frame": dataset.frames(np.array([sample]))[0]}
+        if dataset.state is not None:
+            observation |= dict(zip(bundle.spec.state, dataset.state[sample], strict=False))
+        pressed.append(policy.act(observation))
+    return np.array(pressed), count
+
+
+def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> metrics.Metrics:
+    """Figures of what was pressed at the first n ticks of a split."""
+    return metrics.evaluate(
+        pressed.astype(np.float32),
+        dataset.actions[: len(pressed)],
+        dataset.episode[: len(pressed)],
+        names=bundle.spec.actions,
+        threshold=0.5,
+        tolerance=bundle.resolved_config().evaluation.onset_tolerance,
+        fps=bundle.spec.frame.fps,
+    )
+
+
+def _errors(
+    pressed: Bool[np.ndarray, "N A"], dataset: Dataset
+) -> list[tuple[int, int, int | None]]:
+    """Each true press: its sample, its action, and the error of the nearest predicted one."""
+    true, predicted = (_presses(each, dataset) for each in (dataset.actions, pressed))
+    found = []
+    for sample, action in np.argwhere(true).tolist():
+        low, high = max(sample - NEAR, 0), sample + NEAR + 1
+        near = np.flatnonzero(
+            predicted[low:high, action] & (dataset.episode[low:high] == dataset.episode[sample])
+        )
+        errors = near + low - sample
+        found.append(
+            (sample, action, int(errors[np.abs(errors).argmin()]) if len(errors) else None)
+        )
+    return found
+
+
+def _presses(pressed: Bool[np.ndarray, "N A"], dataset: Dataset) -> Bool[np.ndarray, "N A"]:
+    return metrics.onsets(pressed, metrics.first_rows(dataset.episode))[0]
+
+
+def misses(
+    probabilities: Float[np.ndarray, "N A"], dataset: Dataset, thresholds: tuple[float, ...]
+) -> list[tuple[int, int, float]]:
+    """The true presses that were given the least probability against their threshold, worst first:
+    sample, action, highest probability within NEAR ticks."""
+    found = []
+    for sample, action in np.argwhere(_presses(dataset.actions, dataset)).tolist():
+        near = slice(max(sample - NEAR, 0), sample + NEAR + 1)
+        same = dataset.episode[near] == dataset.episode[sample]
+        most = float(probabilities[near, action][same].max())
+        if most < thresholds[action]:
+            found.append((sample, action, most))
+    found.sort(key=lambda miss: miss[2] / thresholds[miss[1]])
+    return found[:WORST]
+
+
+def strip(
+    found: list[tuple[int, int, float]], dataset: Dataset, bundle: Bundle, file: Path
+) -> None:
+    """Draws missed presses, a row each: pictures up to the moment, and what was to be pressed."""
+    rows = []
+    for sample, action, probability in found:
+        first = int(np.argmax(dataset.episode == dataset.episode[sample]))
+        ticks = np.maximum(sample - np.array(BEFORE), first)
+        frames = dataset.frames(ticks)
+        if bundle.spec.frame.color_order != "BGR":
+            frames = frames[..., ::-1]
+        scale = 160 / frames.shape[2]
+        size = (160, round(scale * frames.shape[1]))
+        pictures = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
+        panel = np.full((size[1], 230, 3), 24, np.uint8)
+        lines = (
+            bundle.spec.actions[action],
+            f"{dataset.names[dataset.episode[sample]]}, tick {sample - first}",
+            f"p {probability:.2f}, threshold {bundle.thresholds[action]:.2f}",
+        )
+        for at, line in enumerate(lines):
+            cv2.putText(
+                panel, line, (6, 18 + 18 * at), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (230, 230, 230), 1
+            )
+        rows.append(np.hstack([*pictures, panel]))
+    cv2.imwrite(str(file), np.vstack(rows))
+
+
+def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path) -> None:
+    """Prints what the checkpoint goes by and where it errs; writes misses.png into the folder."""
+    config, dataset = bundle.resolved_config(), data.splits[split]
+    thresholds = np.array(bundle.thresholds)
+    out = console.make_console()
+
+    senses = interventions(bundle, model, dataset, config.training.batch_size)
+    table = console.make_table("What it goes by: the split, one sense at a time taken away")
+    for name in ("given", "exact", "macro F1", "press F1"):
+        table.add_column(name, justify="left" if name == "given" else "right")
+    for name, probabilities in senses.items():
+        _row(table, name, score(bundle, dataset, probabilities >= thresholds))
+    before = metrics.previous(dataset.actions, metrics.first_rows(dataset.episode))
+    _row(table, "(repeat the previous action)", score(bundle, dataset, before))
+    recorded = senses["as recorded"] >= thresholds
+    fed, count = self_fed(bundle, model, dataset)
+    _row(table, f"first {count:,} ticks, true past", score(bundle, dataset, recorded[:count]))
+    _row(table, f"first {count:,} ticks, its own past", score(bundle, dataset, fed))
+    out.print(table)
+
+    table = console.make_table("Presses: ticks late (negative: early), and what was missed")
+    for name in ("action", "during", "n", "median", "p10", "p90", "missed %"):
+        table.add_column(name, justify="left" if name in ("action", "during") else "right")
+    for (action, during), errors in _grouped(recorded, dataset, bundle).items():
+        known = [error for error in errors if error is not None]
+        cells = (
+            [f"{value:.0f}" for value in np.percentile(known, [50, 10, 90])] if known else ["-"] * 3
+        )
+        missed = 100 * (1 - len(known) / len(errors))
+        table.add_row(action, during, str(len(errors)), *cells, f"{missed:.0f}")
+    out.print(table)
+
+    worst = misses(senses["as recorded"], dataset, bundle.thresholds)
+    if worst:
+        folder.mkdir(parents=True, exist_ok=True)
+        strip(worst, dataset, bundle, folder / "misses.png")
+        out.print(f"the {len(worst)} worst missed presses: {folder / 'misses.png'}")
+
+
+def _grouped(
+    pressed: Bool[np.ndarray, "N A"], dataset: Dataset, bundle: Bundle
+) -> dict[tuple[str, str], list[int | None]]:
+    """Timing errors by action, and by action and the opponent's animation where state tells it."""
+    names, attributes = bundle.spec.actions, bundle.spec.state
+    column = attributes.index("NpcAnimId") if "NpcAnimId" in attributes else None
+    found: dict[tuple[str, str], list[int | None]] = defaultdict(list)
+    for sample, action, error in _errors(pressed, dataset):
+        found[names[action], "all"].append(error)
+        if column is not None and dataset.state is not None:
+            found[names[action], f"NpcAnimId {dataset.state[sample, column]:.0f}"].append(error)
+    kept = {key: errors for key, errors in found.items() if key[1] == "all" or len(errors) >= LEAST}
+    grouped: dict[tuple[str, str], list[int | None]] = {}
+    for name in names:
+        own = [key for key in kept if key[0] == name]
+        own.sort(key=lambda key: (key[1] != "all", -len(kept[key])))
+        grouped |= {key: kept[key] for key in own[:ROWS]}
+    return grouped
+
+
+def _row(table: Table, name: str, found: metrics.Metrics) -> None:
+    cells = (found.exact_match, found.macro_f1, found.presses.f1)
+    table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))

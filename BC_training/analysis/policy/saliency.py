@@ -1,0 +1,79 @@
+"""Where a picture speaks for the buttons that a policy presses."""
+
+from typing import Any
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from BC_training.checkpoints.store import Bundle
+from BC_training.common.types import Observation, Ticks
+from BC_training.networks.model import Model
+from BC_training.play.policy import Memory, Policy, decode_kept
+
+NOISE = 0.15
+"""Standard deviation of the noise, as a share of the range of a frame's values."""
+
+BLUR = 0.025
+"""Standard deviation of the blur, as a share of the frame's height: single pixels can't be seen."""
+
+
+class Saliency:
+    """SmoothGrad (Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise"): the gradient
+    of the pressed buttons' summed logits with respect to the frame of now, averaged over noisy
+    copies of it. Frames before now count as they were seen."""
+
+    def __init__(self, bundle: Bundle, model: Model, copies: int):
+        """Compiles at the first call.
+
+        Args:
+            bundle: of the checkpoint.
+            model: with its trained parameters.
+            copies: noisy ones of each frame.
+        """
+        self._graph, self._state = nnx.split(model)
+        self._preprocess, self._copies = bundle.preprocess, copies
+        self._window = bundle.resolved_config().model.window()
+        self._gradient = jax.jit(self._make_gradient())
+
+    def __call__(self, policy: Policy, pressed: Bool[np.ndarray, "A"]) -> Float[np.ndarray, "H W"]:
+        """What each place counts for the buttons: the squared gradient around it, 1 where it is
+        largest in the frame; 0 everywhere if none is pressed or the model does not look.
+
+        Args:
+            policy: of the same model, after the tick in question.
+            pressed: upon it.
+        """
+        found = self._gradient(self._state, policy.seen, policy.memory, jnp.asarray(pressed))
+        found = np.asarray(found)
+        blurred = cv2.GaussianBlur(found, (0, 0), BLUR * found.shape[0])
+        return blurred / max(float(blurred.max()), np.finfo(np.float32).tiny)
+
+    def _make_gradient(self):
+        graph, preprocess, window = self._graph, self._preprocess, self._window
+        copies = self._copies
+
+        def gradient(
+            state: Any, seen: Ticks, memory: Memory, pressed: Bool[Array, "A"]
+        ) -> Float[Array, "H W"]:
+            model = nnx.merge(graph, state, copy=True)
+            now: Observation = jax.tree.map(
+                lambda x: jnp.repeat(x[:, 0], copies, axis=0), preprocess(seen)
+            )
+            frame = jnp.asarray(now.frames)
+            # The same noise at every tick: what changes in the picture is then the game's doing.
+            noise = jax.random.normal(jax.random.key(0), frame.shape)
+            noisy = frame + NOISE * (frame.max() - frame.min()) * noise
+
+            def spoken(frames: Float[Array, "B H W C"]) -> Float[Array, ""]:
+                kept = jnp.repeat(memory.features, copies, axis=0)
+                kept = kept.at[:, -1].set(model.encode(now._replace(frames=frames), None))
+                logits = decode_kept(model, window, kept, memory.age)
+                return jnp.where(pressed[None], logits[:, 0], 0.0).sum()
+
+            return (jax.grad(spoken)(noisy).mean(axis=0) ** 2).sum(axis=-1)
+
+        return gradient

@@ -1,0 +1,215 @@
+"""Building blocks of models. In all of them, `rngs` is None outside training."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from BC_training.common.types import FrameContract
+from BC_training.networks.convolution import convolve
+
+BATCH_NORM_MOMENTUM = 0.95
+"""Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
+small datasets have no more than that."""
+
+
+class Backbone(nnx.Module):
+    """Base of what turns images into a map of features; what is done with the map is the model's.
+
+    A subclass sets `width` and writes `__call__`.
+    """
+
+    width: int
+    """Channels of the map."""
+    weights: str | None = None
+    """A file that `Model.load_pretrained` fills the backbone from."""
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w F"]:
+        raise NotImplementedError
+
+    def map_size(self, frame: FrameContract) -> tuple[int, int]:
+        """Height and width of the map."""
+        image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
+        height, width = jax.eval_shape(lambda x: self(x, None), image).shape[1:3]
+        return height, width
+
+
+class ConvNormAct(nnx.Module):
+    """Convolution, batch norm (or a bias without it), ReLU. The kernel is 3x3, or as wide as the
+    stride if that is more, so that every pixel counts."""
+
+    def __init__(
+        self, inputs: int, outputs: int, *, stride: int = 1, batch_norm: bool, rngs: nnx.Rngs
+    ):
+        size = max(3, stride)
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (size, size),
+            strides=stride,
+            use_bias=not batch_norm,
+            conv_general_dilated=convolve,
+            kernel_init=nnx.initializers.he_normal(),
+            rngs=rngs,
+        )
+        self.norm = (
+            nnx.BatchNorm(outputs, momentum=BATCH_NORM_MOMENTUM, rngs=rngs) if batch_norm else None
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w c"]:
+        images = self.conv(images)
+        if self.norm is not None:
+            images = self.norm(images, use_running_average=rngs is None)
+        return nnx.relu(images)
+
+
+class ConvBlock(nnx.Module):
+    """Divides height and width by `stride`, then refines by `depth` residual convolutions."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int,
+        depth: int,
+        batch_norm: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.down = ConvNormAct(inputs, outputs, stride=stride, batch_norm=batch_norm, rngs=rngs)
+        self.residual = nnx.List(
+            [ConvNormAct(outputs, outputs, batch_norm=batch_norm, rngs=rngs) for _ in range(depth)]
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w c"]:
+        images = self.down(images, rngs)
+        for layer in self.residual:
+            images = images + layer(images, rngs)
+        return images
+
+
+class ConvEncoder(Backbone):
+    """Conv blocks of growing width: the first divides height and width by `stem`, the others
+    halve them."""
+
+    def __init__(
+        self,
+        channels: int,
+        features: Sequence[int],
+        *,
+        stem: int,
+        depth: int,
+        batch_norm: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.width = features[-1]
+        widths = itertools.pairwise([channels, *features])
+        strides = [stem] + [2] * (len(features) - 1)
+        self.blocks = nnx.List(
+            [
+                ConvBlock(*width, stride=stride, depth=depth, batch_norm=batch_norm, rngs=rngs)
+                for width, stride in zip(widths, strides, strict=True)
+            ]
+        )
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w F"]:
+        for block in self.blocks:
+            images = block(images, rngs)
+        return images
+
+
+class MLP(nnx.Module):
+    """Dense layers, each followed by ReLU and dropout."""
+
+    def __init__(
+        self, inputs: int, features: Sequence[int], *, dropout_rate: float, rngs: nnx.Rngs
+    ):
+        widths = [inputs, *features]
+        self.width = widths[-1]
+        self.layers = nnx.List(
+            [
+                nnx.Linear(before, after, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+                for before, after in itertools.pairwise(widths)
+            ]
+        )
+        self.dropout = nnx.Dropout(dropout_rate)
+
+    def __call__(self, x: Float[Array, "... F"], rngs: nnx.Rngs | None) -> Float[Array, "... G"]:
+        for layer in self.layers:
+            x = nnx.relu(layer(x))
+            x = self.dropout(x, deterministic=rngs is None, rngs=rngs)
+        return x
+
+
+class ActionHead(nnx.Module):
+    """A logit per predicted tick and action."""
+
+    def __init__(self, inputs: int, chunk: int, actions: int, *, rngs: nnx.Rngs):
+        self.chunk = chunk
+        self.out = nnx.Linear(inputs, chunk * actions, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B F"]) -> Float[Array, "B K A"]:
+        return self.out(x).reshape(len(x), self.chunk, -1)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
+        self.heads = heads
+        self.project = nnx.Linear(width, 3 * width, rngs=rngs)
+        self.out = nnx.Linear(width, width, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N F"],
+        seen: Bool[Array, "B #N N"],
+        bias: Float[Array, "heads N N"] | None,
+    ) -> Float[Array, "B N F"]:
+        """Attends where `seen` [query, key] is true; `bias` is added to the scores."""
+        size, length, width = x.shape
+        projected = self.project(x).reshape(size, length, 3, self.heads, width // self.heads)
+        query, key, value = (projected[:, :, i] for i in range(3))
+        mixed = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=None if bias is None else bias[None].astype(x.dtype),
+            mask=jnp.broadcast_to(seen[:, None], (size, 1, length, length)),
+        )
+        return self.out(mixed.reshape(size, length, width))
+
+
+class TransformerBlock(nnx.Module):
+    """Attention and a two-layer perceptron, each after a layer norm and beside a shortcut."""
+
+    def __init__(self, width: int, heads: int, *, dropout_rate: float, rngs: nnx.Rngs):
+        self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+        self.attention = Attention(width, heads, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, rngs=rngs)
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout_rate)
+
+    def __call__(
+        self,
+        x: Float[Array, "B N F"],
+        seen: Bool[Array, "B #N N"],
+        bias: Float[Array, "heads N N"] | None,
+        rngs: nnx.Rngs | None,
+    ) -> Float[Array, "B N F"]:
+        mixed = self.attention(self.norm1(x), seen, bias)
+        x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
+        inner = self.down(nnx.gelu(self.up(self.norm2(x))))
+        return x + self.dropout(inner, deterministic=rngs is None, rngs=rngs)

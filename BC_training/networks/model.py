@@ -1,0 +1,90 @@
+"""What every model is: a per-tick encoder, a decoder over the window, and a loss."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from BC_training.common.types import Batch, DataSpec, ModelConfig, Observation
+from BC_training.networks import losses, pretrained
+from BC_training.networks.layers import Backbone
+from BC_training.networks.losses import Objective
+
+
+class Output(NamedTuple):
+    """What a model makes of a window."""
+
+    logits: Float[Array, "B K A"]
+    features: Float[Array, "B T F"]
+
+
+class Model(nnx.Module):
+    """Base of all models. A subclass writes `encode` and `decode`.
+
+    Everywhere, `rngs` holds the stream `dropout` while training and is None otherwise; batch norm
+    and dropout take their mode from it.
+    """
+
+    def __init__(self, config: ModelConfig, spec: DataSpec, features: int, rngs: nnx.Rngs):
+        """Builds what all models share.
+
+        Args:
+            config: of the model.
+            spec: of the dataset.
+            features: F, width of an encoding.
+            rngs: for parameters.
+        """
+        self.auxiliary_weight = config.auxiliary_weight
+        self.auxiliary = (
+            nnx.Linear(features, spec.features.auxiliary, rngs=rngs)
+            if spec.features.auxiliary
+            else None
+        )
+
+    def load_pretrained(self) -> None:
+        """Fills backbones from the weights they are configured with; for the beginning of a run.
+
+        Raises:
+            UserError: such a file is missing, can't be read, or does not fit.
+        """
+        for _, module in nnx.iter_modules(self):
+            if isinstance(module, Backbone) and module.weights is not None:
+                pretrained.fill(module, Path(module.weights))
+
+    def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
+        """Features of one tick of everything (an Observation without the axis T)."""
+        raise NotImplementedError
+
+    def decode(
+        self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B K A"]:
+        """Logits of the K predicted ticks from the encodings of the T observed ones."""
+        raise NotImplementedError
+
+    def __call__(self, observation: Observation, rngs: nnx.Rngs | None = None) -> Output:
+        """A whole window: encodes each tick by itself, then decodes."""
+        batch, ticks = observation.valid.shape
+        folded = jax.tree.map(lambda x: x.reshape(batch * ticks, *x.shape[2:]), observation)
+        features = self.encode(folded, rngs).reshape(batch, ticks, -1)
+        return Output(self.decode(features, observation.valid, rngs), features)
+
+    def loss(
+        self, batch: Batch, objective: Objective, rngs: nnx.Rngs | None
+    ) -> tuple[Float[Array, ""], Float[Array, "B K A"]]:
+        """The loss to minimise, and the logits.
+
+        In training, that is the loss of the actions and of the auxiliary attribute; otherwise that
+        of the actions alone.
+        """
+        logits, features = self(batch.observation, rngs)
+        loss = losses.actions_loss(
+            logits, batch.actions, batch.valid, batch.previous, batch.weight, objective
+        )
+        if self.auxiliary is not None and batch.auxiliary is not None and rngs is not None:
+            told = self.auxiliary(features[:, -1])
+            loss += self.auxiliary_weight * losses.auxiliary_loss(
+                told, batch.auxiliary, batch.weight
+            )
+        return loss, logits

@@ -1,0 +1,234 @@
+"""Opening, validating and splitting, against zarr-python and by hand."""
+
+import errno
+import itertools
+import os
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+
+from BC_training.common.episodes import Episodes
+from BC_training.common.types import UnreadableError, UserError
+from tests.support.made_data import ACTIONS, make_dataset
+
+
+def zipped(path, top: bool):
+    root, base = (path.parent, path.name) if top else (path, ".")
+    return shutil.make_archive(str(path), "zip", root, base)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("layout", ["directory", "zip", "zip with a top folder"])
+def test_reads_what_zarr_python_wrote(tmp_path, zarr_format, layout):
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=zarr_format)
+    path = made.path
+    if layout != "directory":
+        path = zipped(made.path, top=layout.endswith("folder"))
+        shutil.rmtree(made.path)
+    episodes = Episodes(path)
+    assert episodes.actions == ACTIONS
+    assert episodes.spec().frame.fps == 17
+    for number, frames in enumerate(made.frames):
+        assert np.array_equal(episodes.episodes[number].actions, made.actions[number])
+        assert np.array_equal(episodes.episodes[number].state, made.state[number])
+        picked = np.array([3, 0, 3, 11])
+        read = episodes.read_frames(number, picked)
+        assert np.array_equal(read, np.moveaxis(frames[picked], 1, -1))
+
+
+def test_episodes_sort_naturally_and_may_have_gaps(tmp_path):
+    names = ("episode_10", "episode_2", "episode_0", "episode_33", "notes")
+    make_dataset(tmp_path / "made.zarr", names=names)
+    found = [episode.name for episode in Episodes(tmp_path / "made.zarr").episodes]
+    assert found == ["episode_0", "episode_2", "episode_10", "episode_33"]
+
+
+def test_two_episodes_of_one_number_are_refused(tmp_path):
+    names = ("episode_0", "episode_1", "episode_01", "episode_2", "episode_3")
+    made = make_dataset(tmp_path / "made.zarr", names=names)
+    with pytest.raises(
+        UserError, match=r"made\.zarr: episode_01 and episode_1 have the same number"
+    ):
+        Episodes(made.path)
+    shutil.rmtree(made.path / "episode_1")
+    assert len(Episodes(made.path)) == 4
+
+
+def test_fps_falls_back_to_the_episodes_and_then_to_none(tmp_path):
+    make_dataset(tmp_path / "made.zarr")
+    root = zarr.open_group(tmp_path / "made.zarr")
+    del root.attrs["fps"]
+    assert Episodes(tmp_path / "made.zarr").fps() is None
+    root["episode_1"].attrs["fps"] = 20.0
+    assert Episodes(tmp_path / "made.zarr").fps() == 20
+
+
+def replace(group, name, array):
+    del group[name]
+    group.create_array(name, data=array)
+
+
+BREAKS = {
+    "frames are float32": lambda g: replace(g, "frames", g["frames"][:].astype(np.float32)),
+    "actions are uint8": lambda g: replace(g, "actions", g["actions"][:].astype(np.uint8)),
+    "state is int64": lambda g: replace(g, "state", g["state"][:].astype(np.int64)),
+    "29 actions": lambda g: replace(g, "actions", g["actions"][:29]),
+    "29 states": lambda g: replace(g, "state", g["state"][:29]),
+    "names 3 actions": lambda g: replace(g, "actions", g["actions"][:, :2]),
+    "names 2 columns": lambda g: replace(g, "state", g["state"][:, :1]),
+    "most are (3, 24, 32)": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
+    "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
+    "no array 'frames'": lambda g: g.__delitem__("frames"),
+    "no array 'actions'": lambda g: g.__delitem__("actions"),
+    "actions is a single value": lambda g: replace(g, "actions", np.array(True)),
+    "timestamps are": lambda g: g.create_array("timestamps", data=np.full(30, b"12:00:01")),
+    "it is empty": lambda g: [replace(g, n, g[n][:0]) for n in ("frames", "actions", "state")],
+}
+
+
+@pytest.mark.parametrize("reason", BREAKS)
+def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
+    BREAKS[reason](zarr.open_group(made.path)["episode_1"])
+    episodes = Episodes(made.path)
+    assert [episode.name for episode in episodes.episodes] == [f"episode_{i}" for i in (0, 2, 3, 4)]
+    assert {problem.episode for problem in episodes.skipped} == {"episode_1"}
+    assert any(reason in problem.what for problem in episodes.skipped)
+    with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
+        Episodes(made.path, validate=False)
+
+
+def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
+    (made.path / "episode_1" / "frames" / ".zarray").write_text('{"shape": [30')
+    (skipped,) = Episodes(made.path).skipped
+    assert skipped.episode == "episode_1"
+    assert "metadata can't be read" in skipped.what
+
+
+def refuse_to_open(monkeypatch, name):
+    """As a disk, a share or a server that fails for a while."""
+    really = os.open
+
+    def refusing(path, *others):
+        if name in str(path):
+            raise OSError(errno.EIO, "Input/output error")
+        return really(path, *others)
+
+    monkeypatch.setattr(os, "open", refusing)
+
+
+def test_what_cannot_be_had_now_is_not_taken_for_broken(made, monkeypatch):
+    with monkeypatch.context() as patch:
+        refuse_to_open(patch, "episode_1/actions/0.0")
+        with pytest.raises(UserError, match=r"episode_1 can't be read: .*error\. Try again"):
+            Episodes(made.path)
+    assert len(Episodes(made.path)) == 5
+
+
+@pytest.mark.parametrize("attributes", ["[1, 2]", '"keys"'])
+def test_attributes_that_are_no_mapping_are_refused(made, attributes):
+    (made.path / ".zattrs").write_text(attributes)
+    with pytest.raises(UserError, match="not a mapping"):
+        Episodes(made.path)
+
+
+def test_the_fingerprint_sees_what_links_lead_to(made, tmp_path):
+    merged = tmp_path / "merged.zarr"
+    merged.mkdir()
+    for file in (".zgroup", ".zattrs"):
+        shutil.copyfile(made.path / file, merged / file)
+    (merged / "episode_0").symlink_to(made.path / "episode_1")
+    (merged / "itself").symlink_to(merged)
+    before = Episodes(merged).fingerprint()
+    chunk = made.path / "episode_1" / "frames" / "3.0.0.0"
+    chunk.write_bytes(chunk.read_bytes())
+    assert Episodes(merged).fingerprint() != before
+
+
+def test_the_commonest_frame_shape_counts_not_the_first(made):
+    BREAKS["most are (3, 24, 32)"](zarr.open_group(made.path)["episode_0"])
+    episodes = Episodes(made.path)
+    assert episodes.frame_shape == (3, 24, 32)
+    assert [skipped.episode for skipped in episodes.skipped] == ["episode_0"]
+
+
+@pytest.mark.parametrize("fps", ["fast", 0, None])
+def test_a_rate_that_is_none_is_refused(made, fps):
+    zarr.open_group(made.path).attrs["fps"] = fps
+    with pytest.raises(UserError, match="fps is"):
+        Episodes(made.path).spec()
+
+
+def test_actions_named_twice_are_refused(made):
+    zarr.open_group(made.path).attrs["keys"] = ["left", "left", "hit"]
+    with pytest.raises(UserError, match="names left more than once"):
+        Episodes(made.path)
+
+
+@pytest.mark.parametrize(("count", "ratios"), [(15, (0.7, 0.3)), (5, (0.5, 0.5))])
+def test_shares_that_make_a_whole_leave_no_episode_out(tmp_path, count, ratios):
+    make_dataset(tmp_path / "made.zarr", lengths=(4,) * count)
+    train, validation, test = Episodes(tmp_path / "made.zarr").split(*ratios, seed=0)
+    assert len(train) + len(validation) == count
+    assert test == []
+
+
+@pytest.mark.parametrize(("zarr_format", "chunk", "ticks"), [(2, 1, (7, 8)), (3, 16, (16, 32))])
+def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(
+    tmp_path, zarr_format, chunk, ticks
+):
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=zarr_format, chunk=chunk)
+    frames = made.path / "episode_2" / "frames"
+    number = ticks[0] // chunk
+    file = frames / (f"{number}.0.0.0" if zarr_format == 2 else f"c/{number}/0/0/0")
+    opened_before = Episodes(made.path)
+    file.unlink()
+    if zarr_format == 3:
+        (frames / f"c/{number}/0/0").rmdir(), (frames / f"c/{number}/0").rmdir()
+        (frames / f"c/{number}").rmdir()
+    (problem,) = Episodes(made.path).skipped
+    assert (problem.episode, problem.ticks) == ("episode_2", ticks)
+    assert "missing" in problem.what
+    opened_before.read_frames(2, np.array([ticks[0] - 1]))
+    with pytest.raises(UnreadableError, match=r"episode_2/frames: tick.* is missing") as caught:
+        opened_before.read_frames(2, slice(5, 20))
+    assert caught.value.ticks == ticks
+
+
+def test_paths_that_are_no_dataset_say_why(tmp_path, made):
+    with pytest.raises(UserError, match="no such dataset"):
+        Episodes(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="not a zarr dataset"):
+        Episodes(tmp_path)
+    text = tmp_path / "notes.txt"
+    text.write_text("hello")
+    with pytest.raises(UserError, match="not a zarr dataset"):
+        Episodes(text)
+    zarr.open_group(tmp_path / "empty.zarr", mode="w").attrs["keys"] = ["a"]
+    with pytest.raises(UserError, match="no episodes"):
+        Episodes(tmp_path / "empty.zarr")
+    root = zarr.open_group(made.path)
+    del root.attrs["keys"]
+    with pytest.raises(UserError, match=r"'keys' is missing.*fps"):
+        Episodes(made.path)
+
+
+def test_the_split_is_a_seeded_partition(made):
+    episodes = Episodes(made.path)
+    parts = episodes.split(0.6, 0.2, seed=1)
+    assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3, 4]
+    assert [len(part) for part in parts] == [3, 1, 1]
+    assert parts == episodes.split(0.6, 0.2, seed=1)
+    assert any(parts != episodes.split(0.6, 0.2, seed=seed) for seed in range(2, 6))
+    assert [len(part) for part in episodes.split(1.0, 0.05, seed=1)] == [4, 1, 0]
+    with pytest.raises(UserError, match="no episode is left to train on"):
+        episodes.split(0.0, 0.5, seed=1)
+
+
+def test_the_fingerprint_changes_with_the_data(made):
+    before = Episodes(made.path).fingerprint()
+    assert before == Episodes(made.path).fingerprint()
+    chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
+    chunk.write_bytes(chunk.read_bytes())
+    assert before != Episodes(made.path).fingerprint()

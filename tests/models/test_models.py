@@ -1,0 +1,306 @@
+"""What every model owes, over every model found, and over one that uses the whole contract."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from BC_training import models, train
+from BC_training.checkpoints import store as checkpoints
+from BC_training.common import config as configs
+from BC_training.common.dataset import open_data
+from BC_training.common.types import UserError
+from BC_training.networks import backbones
+from BC_training.play.policy import Policy
+from tests.support import window_model
+from tests.support.made_data import make_dataset
+
+ENCODER = {
+    "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
+    "grid": [2, 2],
+    "width": 32,
+    "state_features": [16],
+}
+SMALL = {
+    "pure_cnn": {"conv_stem": 2, "conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
+    "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
+    "temporal_cnn": {
+        "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
+        "width": 8,
+        "features": [16],
+        "dense_features": [16],
+    },
+    "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
+    "temporal_transformer": {
+        "encoder": {**ENCODER, "past_actions": True},
+        "ticks": 4,
+        "layers": 1,
+        "heads": 2,
+        "chunk": 2,
+    },
+    "vla": {
+        "backbone": {"type": "patch", "size": 8, "width": 32},
+        "chunk": 3,
+        "width": 32,
+        "layers": 1,
+        "heads": 2,
+    },
+}
+NAMES = (*models.available(), "window_model")
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def setting(request, tmp_path_factory):
+    """A small model of each kind, to be trained on the made dataset."""
+    folder = tmp_path_factory.mktemp(request.param)
+    made = make_dataset(folder / "made.zarr")
+    load = models.load
+    raw = {
+        "dataset": {
+            "path": str(made.path),
+            "train_ratio": 0.8,
+            "val_ratio": 0.2,
+            "cache_dir": str(folder / "cache"),
+            "instruction": "press what is bright",
+        },
+        "model": {"name": request.param, **SMALL.get(request.param, {})},
+        "training": {
+            "batch_size": 16,
+            "num_epochs": 4,
+            "learning_rate": 0.003,
+            "save_every_n_epochs": 1,
+            "checkpoint_dir": str(folder / "run"),
+        },
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        # The published sizes take minutes to compile and train on a CPU.
+        patch.setattr(backbones, "RESNET_WIDTH", 8)
+        patch.setattr(backbones, "RESNETS", {18: (backbones.BasicBlock, (1, 1, 1, 1))})
+        patch.setattr(backbones, "EFFICIENTNETS", {"b0": (0.25, 1.0)})
+        patch.setattr(backbones, "MBCONVS", ((1, 3, 1, 32, 1), (2, 3, 2, 64, 2)))
+        patch.setattr(
+            models, "load", lambda name: window_model if name == "window_model" else load(name)
+        )
+        yield configs.validate(raw, "the test"), made
+
+
+@pytest.fixture
+def config(setting, tmp_path):
+    return changed(setting[0], checkpoint_dir=str(tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def trained(setting):
+    """A run that was never interrupted."""
+    return train.train(setting[0])
+
+
+def changed(config, **training):
+    return config.model_copy(update={"training": config.training.model_copy(update=training)})
+
+
+def final_arrays(folder):
+    last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
+    bundle, model = checkpoints.load_model(folder / str(last))
+    return bundle, checkpoints.flatten(nnx.state(model))
+
+
+def observed(config, samples):
+    """What a model is built for, and what it sees of some training samples."""
+    data = open_data(config)
+    fitted = train.fit_preprocess(data, config)
+    spec = data.spec.model_copy(update={"features": fitted.features()})
+    return spec, fitted(data.splits["train"].batch(samples).observation)
+
+
+def test_shapes_dtype_and_determinism(config):
+    window = config.model.window()
+    spec, observation = observed(config, np.arange(5))
+    model, same = (nnx.jit(checkpoints.create_model(config, spec)) for _ in range(2))
+    logits = model(observation).logits
+    assert logits.shape == (5, window.chunk, 3)
+    assert logits.dtype == jnp.float32
+    assert np.array_equal(logits, same(observation).logits)
+    other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
+    assert not np.array_equal(
+        logits, nnx.jit(checkpoints.create_model(other, spec))(observation).logits
+    )
+
+
+def test_a_ticks_encoding_depends_on_that_tick_alone(config):
+    spec, observation = observed(config, np.arange(6, 10))
+    graph, state = nnx.split(checkpoints.create_model(config, spec))
+    encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
+    now = jax.tree.map(lambda x: x[:, -1], observation)
+    both = encode(now, None)
+    alone = encode(jax.tree.map(lambda x: x[:1], now), None)
+    assert np.allclose(both[:1], alone, atol=1e-5)
+
+
+def test_ticks_from_before_the_start_count_for_nothing(config):
+    if config.model.window().ticks == 1:
+        pytest.skip("sees one tick")
+    spec, observation = observed(config, np.arange(8, 12))
+    model = checkpoints.create_model(config, spec)
+    features = model(observation).features
+    valid = jnp.ones(features.shape[:2], bool).at[:, 0].set(False)
+    other = features.at[:, 0].add(1.0)
+    decode = nnx.jit(lambda model, *seen: model.decode(*seen, None))
+    assert np.array_equal(decode(model, features, valid), decode(model, other, valid))
+    everything = jnp.ones_like(valid)
+    assert not np.array_equal(decode(model, features, everything), decode(model, other, everything))
+
+
+@pytest.mark.slow
+def test_the_loss_falls_on_a_learnable_set(config):
+    figures = []
+    once = config.evaluation.model_copy(update={"eval_every_n_epochs": 30})
+    config = changed(config, num_epochs=30, save_every_n_epochs=30)
+    train.train(config.model_copy(update={"evaluation": once}))
+    for line in (config.run_dir() / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "train/loss" in record:
+            figures.append(record["train/loss"])
+    assert figures[-1] < 0.6 * figures[0]
+    bundle, _ = final_arrays(config.run_dir())
+    assert bundle.metrics["macro_f1"] > 0.8
+
+
+def observations(made, number, names):
+    """An episode as an environment would give it."""
+    for frame, state in zip(made.frames[number], made.state[number], strict=True):
+        values = dict(zip(names, map(float, state), strict=True)) if names else {}
+        yield {"frame": np.moveaxis(frame, 0, -1), **values}
+
+
+def replay(checkpoint, made):
+    """Plays the one validation episode tick by tick; what is said must be what the model says of
+    the dataset's samples."""
+    policy = Policy.load(checkpoint)
+    config = policy.bundle.resolved_config()
+    data = open_data(config)
+    validation = data.splits["val"]
+    model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
+    ratios = config.dataset.train_ratio, config.dataset.val_ratio
+    (number,) = data.episodes.split(*ratios, config.dataset.split_seed)[1]
+    for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
+        batch = validation.batch(np.array([sample]))
+        logits = model(policy.bundle.preprocess(batch.observation)).logits
+        if sample:
+            policy.decision.pressed = made.actions[number][sample - 1]  # teacher forcing
+        said = policy.probabilities(observation)
+        assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
+    assert sample == len(validation) - 1
+
+
+def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
+    replay(trained, setting[1])
+
+
+def test_reset_forgets_the_fight(setting, trained):
+    policy = Policy.load(trained)
+    seen = list(observations(setting[1], 0, policy.bundle.spec.state))[:8]
+    first = [policy.probabilities(observation) for observation in seen]
+    policy.reset()
+    again = [policy.probabilities(observation) for observation in seen]
+    assert np.array_equal(first, again)
+    assert policy.act(seen[0]).dtype == bool
+
+
+def test_a_policy_compiles_nothing_once_it_is_loaded(setting, trained):
+    policy = Policy.load(trained)
+    before = policy._tick._cache_size()
+    for observation in list(observations(setting[1], 0, policy.bundle.spec.state))[:6]:
+        policy.act(observation)
+    policy.reset()
+    policy.act(observation)
+    assert policy._tick._cache_size() == before
+
+
+def test_a_policy_refuses_a_frame_it_was_not_trained_on(trained):
+    policy = Policy.load(trained)
+    state = dict.fromkeys(policy.bundle.spec.state, 0.0)
+    with pytest.raises(UserError, match=r"\(10, 32, 3\) uint8; this policy was trained on \(24"):
+        policy.act({"frame": np.zeros((10, 32, 3), np.uint8), **state})
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
+    step_of = train.make_train_step
+
+    def failing(*arguments):
+        step, done = step_of(*arguments), []
+
+        def counted(state, batches, resident):
+            done.append(1)
+            if len(done) > 20:  # in the third epoch of eight steps
+                raise RuntimeError("killed")
+            return step(state, batches, resident)
+
+        return counted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_train_step", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.train(config)
+    train.train(config, resume=True)
+    one, other = final_arrays(trained), final_arrays(config.run_dir())
+    assert one[0].step == other[0].step
+    assert one[0].metrics == other[0].metrics
+    assert one[1].keys() == other[1].keys()
+    for name in one[1]:
+        assert np.array_equal(one[1][name], other[1][name]), name
+
+
+def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
+    raw = {"dataset": {"path": str(made.path)}, "model": {"name": "pure_cnn"}}
+    config = configs.validate(raw, "the test")
+    model = checkpoints.create_model(config, open_data(config).spec)
+    assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
+
+
+def test_a_state_without_layers_of_its_own_is_read_as_it_is(made, tmp_path):
+    model = {"name": "state_vision", **SMALL["state_vision"]}
+    model["encoder"] = {**model["encoder"], "state_features": []}
+    raw = {
+        "dataset": {"path": str(made.path), "cache_dir": str(tmp_path / "cache")},
+        "model": model,
+    }
+    config = configs.validate(raw, "the test")
+    spec, observation = observed(config, np.arange(5))
+    assert checkpoints.create_model(config, spec)(observation).logits.shape == (5, 1, 3)
+
+
+def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda name: window_model)
+    raw = {
+        "dataset": {"path": str(made.path), "use_state": False},
+        "model": {"name": "window_model"},
+    }
+    with pytest.raises(UserError, match=r"window_model reads the game state.*use_state is false"):
+        open_data(configs.validate(raw, "the test"))
+
+
+def test_a_checkpoint_of_another_accelerator_loads_here(trained, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(checkpoints.locate(trained), elsewhere)
+    written = elsewhere / "model" / "_sharding"
+    text = written.read_text()
+    assert "cpu:0" in text
+    written.write_text(text.replace("cpu:0", "cuda:0"))
+    here = checkpoints.flatten(nnx.state(checkpoints.load_model(checkpoints.locate(trained))[1]))
+    there = checkpoints.flatten(nnx.state(checkpoints.load_model(elsewhere)[1]))
+    assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def test_a_damaged_checkpoint_says_so(trained, tmp_path):
+    for part in ("bundle", "model"):
+        broken = tmp_path / part
+        shutil.copytree(checkpoints.locate(trained), broken)
+        shutil.rmtree(broken / part)
+        with pytest.raises(UserError, match=r"damaged|no checkpoint here"):
+            Policy.load(broken)

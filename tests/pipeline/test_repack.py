@@ -1,0 +1,306 @@
+"""Rewriting datasets: zarr-python reads what came out, a slow reference says what should have."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import zarr
+
+from gameplay_pipeline import repack
+from gameplay_pipeline.repack import Repacking
+from gameplay_pipeline.store import writer
+from gameplay_pipeline.store.writer import RecordError
+from tests.support.made_data import make_dataset, zipped
+
+ROOT = Path(__file__).parents[2]
+
+LAYOUTS = {
+    "v2": {},
+    "v2, 64 a chunk": {"chunk": 64},
+    "v3, sharded": {"zarr_format": 3, "shard": 16},
+}
+
+
+def run(source, out, **options) -> int:
+    return repack.repack(Repacking(str(source), out, **options))
+
+
+def read(path, number):
+    group = zarr.open_group(path, mode="r")[f"episode_{number}"]
+    return {name: array[:] for name, array in group.arrays()}
+
+
+def test_two_processes_never_write_one_dataset(made, tmp_path):
+    out = tmp_path / "out.zarr"
+    with (
+        writer.sole_writer(out),
+        pytest.raises(RecordError, match=r"out\.zarr: another process is writing it"),
+    ):
+        run(made.path, out)
+    assert run(made.path, out) == 0
+    assert not list(tmp_path.glob("*.lock"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_nothing_changes_but_the_layout(tmp_path, layout, packed, zarr_format, capsys):
+    made = make_dataset(tmp_path / "made.zarr", **LAYOUTS[layout])
+    zarr.open_group(made.path)["episode_1"].attrs.update({"outcome": "won", "fps": 17.0})
+    zarr.open_group(made.path)["episode_1"].create_array("timestamps", data=np.arange(30) / 17)
+    zarr.open_group(made.path)["episode_1"].create_array("notes", data=np.arange(30))
+    source = zipped(made.path) if packed else made.path
+    assert run(source, tmp_path / "out.zarr", zarr_format=zarr_format) == 0
+    root = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert root.metadata.zarr_format == zarr_format
+    assert root.attrs["keys"] == ["left", "right", "hit"]
+    assert (root.attrs["fps"], root.attrs["resolution"]) == (17.0, [24, 32])
+    assert root.attrs["source"]["repacked_from"] == str(source)
+    assert dict(root["episode_1"].attrs) == {"outcome": "won", "fps": 17.0, "frame_count": 30}
+    for number in range(5):
+        found = read(tmp_path / "out.zarr", number)
+        assert np.array_equal(found["frames"], made.frames[number])
+        assert np.array_equal(found["actions"], made.actions[number])
+        assert np.array_equal(found["state"], made.state[number])
+        assert ("timestamps" in found) == (number == 1)
+    out = capsys.readouterr().out
+    assert "175 frames, 0.4 MiB decoded, all equal" in out
+    assert "not carried over: the array 'notes'" in out
+
+
+def test_frames_are_resized_by_area_and_channels_swapped(made, tmp_path):
+    with pytest.raises(RecordError, match="give --assume-color-order"):
+        run(made.path, tmp_path / "out.zarr", color_order="RGB")
+    options = {"color_order": "RGB", "assume_color_order": "BGR", "resolution": "16x12"}
+    assert run(made.path, tmp_path / "out.zarr", **options) == 0
+    attributes = zarr.open_group(tmp_path / "out.zarr").attrs
+    assert attributes["color_order"] == "RGB"
+    assert (attributes["resize"], attributes["resolution"]) == ("area", [12, 16])
+    for number, frames in enumerate(made.frames):
+        expected = [
+            cv2.resize(np.moveaxis(f, 0, -1), (16, 12), interpolation=cv2.INTER_AREA)[..., ::-1]
+            for f in frames
+        ]
+        found = np.moveaxis(read(tmp_path / "out.zarr", number)["frames"], 1, -1)
+        assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("every", [2, 3, 7])
+def test_no_press_is_lost_when_ticks_are_dropped(made, tmp_path, every):
+    actions = zarr.open_group(made.path)["episode_3/actions"]
+    short = np.zeros((20, 3), bool)
+    short[every * 2 - 1, 1] = short[19, 2] = True
+    actions[:] = short
+    made.actions[3][:] = short
+    assert run(made.path, tmp_path / "out.zarr", every=every) == 0
+    root = zarr.open_group(tmp_path / "out.zarr")
+    assert root.attrs["fps"] == pytest.approx(17 / every)
+    for number, pressed in enumerate(made.actions):
+        found = read(tmp_path / "out.zarr", number)
+        expected = []
+        for first in range(0, len(pressed), every):
+            row = [False] * 3
+            for tick in range(first, min(first + every, len(pressed))):
+                row = [a or b for a, b in zip(row, pressed[tick], strict=True)]
+            expected.append(row)
+        assert np.array_equal(found["actions"], expected)
+        assert np.array_equal(found["frames"], made.frames[number][::every])
+        assert np.array_equal(found["state"], made.state[number][::every])
+    assert read(tmp_path / "out.zarr", 3)["actions"].sum() == 2
+
+
+def test_an_order_of_colours_that_is_unknown_can_be_assumed_once(made, tmp_path):
+    zarr.open_group(made.path).attrs["color_order"] = "unknown"
+    options = {"color_order": "RGB", "assume_color_order": "BGR"}
+    assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
+    found = read(tmp_path / "out.zarr", 0)["frames"]
+    assert np.array_equal(found, made.frames[0][:, ::-1])
+    shutil.rmtree(tmp_path / "out.zarr")
+    assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
+    with pytest.raises(RecordError, match=r"source\.read_as: written with BGR, asked for RGB"):
+        run(made.path, tmp_path / "out.zarr", color_order="RGB", assume_color_order="RGB")
+
+
+def test_a_source_where_unfinished_episodes_would_go_is_refused(tmp_path):
+    made = make_dataset(tmp_path / "out.zarr.partial")
+    with pytest.raises(RecordError, match="lie in one another"):
+        run(made.path, tmp_path / "out.zarr")
+    assert np.array_equal(read(made.path, 0)["frames"], made.frames[0])
+
+
+def test_a_rate_that_is_none_is_refused(made, tmp_path):
+    zarr.open_group(made.path).attrs["fps"] = "17"
+    with pytest.raises(RecordError, match="fps is '17'"):
+        run(made.path, tmp_path / "out.zarr")
+
+
+def test_episodes_are_chosen_by_number_and_keep_it(tmp_path):
+    names = ("episode_0", "episode_2", "episode_3", "episode_10", "episode_11")
+    make_dataset(tmp_path / "made.zarr", names=names)
+    run(tmp_path / "made.zarr", tmp_path / "out.zarr", episodes="2-3, 11")
+    found = sorted(zarr.open_group(tmp_path / "out.zarr").group_keys())
+    assert found == ["episode_11", "episode_2", "episode_3"]
+    with pytest.raises(RecordError, match="has no episode 4, 5"):
+        run(tmp_path / "made.zarr", tmp_path / "other.zarr", episodes="3-5")
+    with pytest.raises(RecordError, match="must be numbers such as"):
+        run(tmp_path / "made.zarr", tmp_path / "other.zarr", episodes="3-")
+    assert not (tmp_path / "other.zarr").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_leaves_whole_episodes_and_goes_on(tmp_path, number, capsys):
+    made = make_dataset(tmp_path / "made.zarr", lengths=(300,) * 6)
+    out = tmp_path / "out.zarr"
+    command = [sys.executable, "-m", "gameplay_pipeline.repack", str(made.path), str(out)]
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out / "episode_1").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else -9)
+    assert "Traceback" not in err
+    before = {folder.name for folder in out.glob("episode_*")}
+    assert 2 <= len(before) < 6
+    assert run(made.path, out) == 0
+    assert f"{len(before)} of 6 episodes are there already" in capsys.readouterr().out
+    assert not out.with_name("out.zarr.partial").exists()
+    for at in range(6):
+        assert np.array_equal(read(out, at)["frames"], made.frames[at])
+
+
+def test_another_source_or_other_settings_are_refused_by_name(made, tmp_path):
+    out = tmp_path / "out.zarr"
+    run(made.path, out)
+    with pytest.raises(RecordError, match=r"source\.every: written with 1, asked for 2"):
+        run(made.path, out, every=2)
+    chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
+    os.utime(chunk, (1, 1))
+    with pytest.raises(RecordError, match=r"source\.fingerprint"):
+        run(made.path, out)
+
+
+def test_broken_episodes_are_named_and_left_out(made, tmp_path, capsys):
+    (made.path / "episode_1" / "frames" / "7.0.0.0").unlink()
+    (made.path / "episode_2" / "frames" / "3.0.0.0").write_bytes(b"cut")
+    group = zarr.open_group(made.path)["episode_3"]
+    short = group["actions"][:5]
+    del group["actions"]
+    group.create_array("actions", data=short)
+    (made.path / "episode_4" / "frames" / ".zarray").write_text("{")
+    assert run(made.path, tmp_path / "out.zarr") == 4
+    out = capsys.readouterr().out
+    for line in (
+        "episode_1: episode_1/frames: tick 7: chunk 7.0.0.0 is missing",
+        "episode_2: episode_2/frames: tick 3: chunk 3.0.0.0 can't be decoded",
+        "episode_3: 20 frames but 5 actions",
+        "episode_4: its metadata can't be read",
+    ):
+        assert f"left out: {line}" in out
+    assert list(zarr.open_group(tmp_path / "out.zarr").group_keys()) == ["episode_0"]
+
+
+def test_what_was_written_wrongly_is_found_out_by_tick(made, tmp_path, monkeypatch):
+    flush = writer.EpisodeWriter._flush
+
+    def flip(self, count):
+        self._buffer[9, 0, 0, 0] ^= 1
+        flush(self, count)
+
+    monkeypatch.setattr(writer.EpisodeWriter, "_flush", flip)
+    with pytest.raises(RecordError, match=r"episode_\d, tick 9: the frame read back is not"):
+        run(made.path, tmp_path / "out.zarr")
+    assert list(zarr.open_group(tmp_path / "out.zarr").group_keys()) == []
+
+
+def test_a_disk_that_fills_keeps_what_is_done(made, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, 80_000));"
+        "from gameplay_pipeline import repack; sys.exit(repack.main())"
+    )
+    out = tmp_path / "out.zarr"
+    full = subprocess.run(
+        [sys.executable, "-c", code, str(made.path), str(out), "--workers", "1"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert full.returncode == 1
+    assert "can't be written: File too large. Complete episodes are kept: make room" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert run(made.path, out) == 0
+    assert np.array_equal(read(out, 2)["frames"], made.frames[2])
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("made.zarr", "lie in one another"),
+        ("made.zarr/inner", "lie in one another"),
+        ("a.zip", "OUT must be a folder"),
+        ("file", "exists and is no zarr dataset"),
+        ("folder", "exists and is no zarr dataset"),
+        ("other.zarr", "was written with other settings"),
+    ],
+)
+def test_an_out_that_is_something_else_is_refused_untouched(made, tmp_path, out, message):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    shutil.copytree(made.path, tmp_path / "other.zarr")
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(RecordError, match=message):
+        run(made.path, tmp_path / out)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere.zarr", "o.zarr"), "nowhere.zarr: no such dataset"),
+        (("README.md", "o.zarr"), r"README\.md: neither a folder nor a whole \.zip"),
+        (("http://127.0.0.1:9/x.zip", "o.zarr"), "http://127.0.0.1:9/x.zip: "),
+        (("tests", "o.zarr", "--resolution", "big"), "must be WIDTHxHEIGHT"),
+        (("tests", "o.zarr", "--every", "0"), "--every is 0"),
+    ],
+)
+def test_mistakes_get_one_message(arguments, message, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["repack", *arguments])
+    assert repack.main() == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert re.search(message, line)
+    assert not Path("o.zarr").exists()
+
+
+@pytest.mark.slow
+def test_memory_stays_bounded_however_long_an_episode_is(tmp_path):
+    root = zarr.open_group(tmp_path / "long.zarr", mode="w", zarr_format=2)
+    root.attrs.update({"keys": ["a"], "fps": 17.0})
+    group = root.create_group("episode_0")
+    length, shape = 6000, (3, 144, 256)
+    frames = group.create_array("frames", shape=(length, *shape), chunks=(64, *shape), dtype="u1")
+    for first in range(0, length, 64):
+        frames[first : first + 64] = first % 251 + 1
+    group.create_array("actions", data=np.ones((length, 1), bool))
+    code = (
+        "import sys; from gameplay_pipeline import repack; status = repack.main();"
+        # Not getrusage: its peak is that of the process before exec, too.
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "long.zarr"), str(tmp_path / "out.zarr")],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    whole = length * int(np.prod(shape)) / 2**10
+    assert int(done.stdout.split()[-1]) < 0.9 * whole

@@ -1,0 +1,217 @@
+"""Bytes in folders, archives and behind URLs; zarr-python is the oracle of what is in them."""
+
+import itertools
+import re
+import shutil
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from BC_training.common.episodes import Episodes
+from BC_training.common.types import UserError
+from gameplay_pipeline.store import storage
+from gameplay_pipeline.store.storage import Span, StorageError, open_storage
+from tests.support.made_data import make_dataset, zipped
+from tests.support.web import Whole
+
+LAYOUTS = {
+    "v2": {},
+    "v2, 16 a chunk": {"chunk": 16},
+    "v3": {"zarr_format": 3},
+    "v3, shards": {"zarr_format": 3, "chunk": 1, "shard": 16},
+    "v3, shards of chunks": {"zarr_format": 3, "chunk": 8, "shard": 16},
+}
+
+
+def consolidate(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3's specification does not have it yet
+        zarr.consolidate_metadata(path)
+
+
+def assert_holds(location, made) -> None:
+    episodes = Episodes(location)
+    assert len(episodes) == len(made.frames)
+    for number, frames in enumerate(made.frames):
+        assert np.array_equal(episodes.episodes[number].actions, made.actions[number])
+        assert np.array_equal(episodes.episodes[number].state, made.state[number])
+        picked = np.array([3, 0, 19, 3, 11])
+        read = episodes.read_frames(number, picked)
+        assert np.array_equal(read, np.moveaxis(frames[picked], 1, -1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("where", ["folder", "zip", "zip with a top folder", "deflated zip"])
+def test_every_layout_reads_from_a_folder_and_from_a_zip(tmp_path, layout, where):
+    made = make_dataset(tmp_path / "made.zarr", **LAYOUTS[layout])
+    location = made.path
+    if where != "folder":
+        method = zipfile.ZIP_DEFLATED if "deflated" in where else zipfile.ZIP_STORED
+        location = zipped(made.path, "top" in where, method)
+        shutil.rmtree(made.path)
+    assert_holds(location, made)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("where", ["zip", "consolidated folder", "unlisted folder"])
+def test_every_layout_reads_over_http(tmp_path, serve, layout, where):
+    made = make_dataset(tmp_path / "made.zarr", **LAYOUTS[layout])
+    if where == "zip":
+        name = zipped(made.path).name
+    else:
+        name = made.path.name
+        if where == "consolidated folder":
+            consolidate(made.path)
+    if where == "unlisted folder":
+        with pytest.raises(UserError, match=r"lists no folders.*consolidate_metadata"):
+            Episodes(f"{serve()}/{name}")
+        return
+    assert_holds(f"{serve()}/{name}", made)
+
+
+def test_an_object_store_reads_as_a_folder(tmp_path):
+    import fsspec
+
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=3, shard=16)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(made.path), "/bucket/made.zarr", recursive=True)
+    memory.put(str(zipped(made.path)), "/bucket/made.zip")
+    try:
+        assert_holds("memory://bucket/made.zarr", made)
+        assert_holds("memory://bucket/made.zip", made)
+        before = Episodes("memory://bucket/made.zip").fingerprint()
+        memory.put(str(zipped(made.path, top=False)), "/bucket/made.zip")
+        assert Episodes("memory://bucket/made.zip").fingerprint() != before
+    finally:
+        memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere.zip", "nowhere.zip: there is no such file"),
+        ("nowhere", "no zarr group"),
+        ("forbidden.zip", "403"),
+        ("forbidden", "403"),
+    ],
+)
+def test_what_a_server_refuses_is_one_message(tmp_path, serve, path, message):
+    with pytest.raises(UserError, match=message):
+        Episodes(f"{serve()}/{path}")
+
+
+def test_a_server_that_is_not_there_is_one_message():
+    for url in ("http://127.0.0.1:9/made.zip", "http://127.0.0.1:9/made.zarr"):
+        with pytest.raises(UserError, match=re.escape(url)):
+            Episodes(url)
+
+
+def test_a_protocol_that_needs_an_extra_says_which():
+    with pytest.raises(UserError, match=r"nonsense://x/y: .*uv run --extra cloud"):
+        Episodes("nonsense://x/y")
+    with pytest.raises(UserError, match="expected hf://datasets/OWNER/NAME/PATH"):
+        Episodes("hf://models/x")
+
+
+def test_the_hub_is_read_over_http_with_its_token(tmp_path, serve, monkeypatch):
+    made = make_dataset(tmp_path / "made.zarr")
+    folder = tmp_path / "datasets" / "someone" / "fights" / "resolve" / "v1"
+    folder.mkdir(parents=True)
+    shutil.move(zipped(made.path), folder / "made.zip")
+    monkeypatch.setenv("HF_ENDPOINT", serve())
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert_holds("hf://datasets/someone/fights@v1/made.zip", made)
+    with pytest.raises(UserError):
+        Episodes("hf://datasets/someone/fights/made.zip")
+
+
+def test_a_server_without_ranges_is_refused(tmp_path, serve):
+    made = make_dataset(tmp_path / "made.zarr", zarr_format=3, shard=16)
+    consolidate(made.path)
+    address = serve(Whole)
+    (problem, *_) = itertools.chain(_skipped(f"{address}/made.zarr"))
+    assert "whole files when asked for parts" in problem
+    zipped(made.path)
+    with pytest.raises(UserError, match=r"whole files when asked for parts"):
+        Episodes(f"{address}/made.zarr.zip")
+
+
+def _skipped(url):
+    try:
+        return [problem.what for problem in Episodes(url).skipped]
+    except UserError as error:
+        return [str(error)]
+
+
+def test_a_truncated_zip_says_so(made):
+    path = zipped(made.path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"neither a folder nor a whole \.zip.*download it again"):
+        Episodes(path)
+    # Its directory is whole, but bytes before it are gone.
+    path.write_bytes(whole[:100] + whole[5000:])
+    with pytest.raises(UserError, match=r"made\.zarr\.zip: "):
+        Episodes(path)
+
+
+def test_a_zip_whose_entries_point_outside_it_is_refused(made, tmp_path):
+    path = tmp_path / "evil.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../outside/.zgroup", "{}")
+    with pytest.raises(StorageError, match=r"'\.\./outside/\.zgroup' points outside"):
+        open_storage(path)
+    path = zipped(made.path)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"PK\x01\x02")
+    data[at + 20 : at + 24] = struct.pack("<I", 2**31)  # the stored size of the first entry
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="lies outside the file"):
+        open_storage(path)
+
+
+def test_a_zip_without_a_group_or_packed_otherwise_is_refused(tmp_path):
+    for compression, message in ((0, "no zarr group"), (zipfile.ZIP_BZIP2, "other than stored")):
+        path = tmp_path / f"{compression}.zip"
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("notes.txt" if compression == 0 else ".zgroup", "{}")
+        with pytest.raises(StorageError, match=message):
+            open_storage(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("where", ["folder", "zip", "http", "http zip"])
+def test_spans_are_the_bytes_they_name(tmp_path, serve, where, compression):
+    folder = tmp_path / "x.zarr"
+    folder.mkdir()
+    (folder / ".zgroup").write_text("{}")
+    data = bytes(range(200))
+    (folder / "data").write_bytes(data)
+    location: str | Path = folder
+    if "zip" in where:
+        location = zipped(folder, compression=compression)
+    if "http" in where:
+        location = f"{serve()}/{location.name}"
+    opened = open_storage(location)
+    spans = [
+        Span("data"),
+        Span("data", 10, 5),
+        Span("data", -20),
+        Span("nothing"),
+        Span("data", 0, 3),
+    ]
+    expected = [data, data[10:15], data[-20:], None, data[:3]]
+    for _ in range(2):
+        found = [None if part is None else bytes(part) for part in opened.fetch(spans)]
+        assert found == expected
+    assert isinstance(opened.fingerprint(), str)
+
+
+def test_is_url():
+    assert storage.is_url("s3://bucket/x")
+    assert not storage.is_url(Path("dataset/x.zarr"))

@@ -1,0 +1,289 @@
+"""Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
+
+import json
+import os
+import signal
+import time
+
+import av
+import cv2
+import gymnasium
+import numpy as np
+import pytest
+import zarr
+from scipy import stats
+
+from BC_training import __main__, rollout
+from BC_training.common.episodes import Episodes
+from BC_training.common.types import UserError
+from gameplay_pipeline.environments.adapter import Adapter
+from gameplay_pipeline.record import record
+from tests.project.test_commands import run, start
+from tests.support import toy_env
+from tests.support.made_policy import ACTIONS, made_bundle, save_policy
+
+ARENA = "boss_arena:BossArena-v0"
+
+
+@pytest.mark.parametrize(("won", "fights"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100)])
+def test_wilson_is_scipys(won, fights):
+    ours = rollout.wilson(won, fights)
+    theirs = stats.binomtest(won, fights).proportion_ci(method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    assert ours.mean == won / fights
+
+
+def test_bootstrap_is_about_scipys():
+    values = np.random.default_rng(3).gamma(2.0, 10.0, size=40)
+    ours = rollout.bootstrap(values.tolist())
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
+    assert rollout.bootstrap([2.0]) == rollout.Interval(2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("env", "offered", "message"),
+    [
+        ("nowhere:Nothing-v0", {}, "can't be made: No module named 'nowhere'"),
+        (
+            ARENA,
+            {"actions": ("jump", *ACTIONS[1:])},
+            "buttons are not the wanted ones, it has no jump and has move_left besides",
+        ),
+        (ARENA, {"fps": 30.0}, "fps 17.0, trained on 30.0"),
+        (ARENA, {"color_order": "BGR"}, "color_order RGB, trained on BGR"),
+        (ARENA, {"resize": "area"}, "resize none, trained on area"),
+        (
+            "tests.support.toy_env:Plain-v0",
+            {"actions": ("button_0", "button_1")},
+            "resize area, trained",
+        ),
+    ],
+)
+def test_an_environment_that_breaks_the_contract_is_refused(env, offered, message):
+    with pytest.raises(UserError, match=message):
+        rollout.make_env(env, made_bundle(**offered))
+
+
+def test_an_environment_that_keeps_it_is_made_at_the_policys_size_with_its_buttons():
+    turned = (*ACTIONS[3:], *ACTIONS[:3])
+    env = rollout.make_env(ARENA, made_bundle(turned, color_order="unknown", fps=None))
+    observation, _ = env.reset(seed=0)
+    assert observation["frame"].shape == (36, 64, 3)
+    assert env.action_names == turned
+    # What the policy was trained on by area, drawn larger and resized alike.
+    adapter = Adapter(arguments={"width": 128, "height": 72})
+    env = rollout.make_env(ARENA, made_bundle(resize="area"), adapter)
+    small = env.reset(seed=0)[0]["frame"]
+    large = gymnasium.make(ARENA, width=128, height=72).reset(seed=0)[0]["frame"]
+    np.testing.assert_array_equal(small, cv2.resize(large, (64, 36), interpolation=cv2.INTER_AREA))
+
+
+def test_the_main_job_records_trains_and_fights(tmp_path):
+    data, folder = tmp_path / "arena.zarr", tmp_path / "run"
+    arguments = (
+        *("--config", "configs/demo.yaml", "--dataset.path", data),
+        *("--dataset.record_episodes", "3", "--dataset.record_resolution", "64x36"),
+        *("--dataset.record_style", "mixed"),
+        *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
+        *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
+        *("--evaluation.rollout_episodes", "2"),
+    )
+    # A recording that was interrupted is gone on with, not taken for the dataset.
+    record(
+        ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording", style="mixed", disturb=0.15
+    )
+    done = run(__main__.main, *arguments)
+    assert done.status == 0, done.err
+    assert len(Episodes(data)) == 3
+    styles = [group.attrs["style"] for _, group in sorted(zarr.open_group(data, mode="r").groups())]
+    assert styles == ["balanced", "aggressive", "defensive"]
+    assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
+    fights = read(folder / "fights.json")
+    players = ["state_vision", "expert", "random", "nothing", "previous"]
+    assert list(fights["summary"]) == players
+    assert [fight["seed"] for fight in fights["fights"]] == [1_000_000, 1_000_001] * 5
+    assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
+    assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
+    assert fights["summary"]["nothing"]["presses"]["mean"] == 0
+    # Buttons that are held went down once.
+    assert fights["summary"]["previous"]["presses"]["mean"] < 1
+    assert fights["summary"]["random"]["presses"]["mean"] > 20
+    assert fights["summary"]["state_vision"]["latency_ms"]["p50"] > 0
+
+    film = tmp_path / "fight.mp4"
+    again = run(rollout.main, "--checkpoint", folder, "--episodes", "2", "--workers", "1",
+                "--json", tmp_path / "again.json", "--video", film)  # fmt: skip
+    assert again.status == 0, again.err
+    assert without_times(read(tmp_path / "again.json")) == without_times(fights)
+    with av.open(str(film)) as container:
+        pictures = [each.to_ndarray(format="rgb24") for each in container.decode(video=0)]
+        assert container.streams.video[0].codec.name == "h264"
+    assert len(pictures) == round(17 * fights["fights"][0]["seconds"])
+    # The frame is enlarged tenfold, the panel is beside it.
+    assert pictures[0].shape == (360, 640 + 320, 3)
+    first = rollout.make_env(ARENA, made_bundle()).reset(seed=1_000_000)[0]["frame"]
+    drawn = cv2.resize(pictures[0][:, :640], (64, 36), interpolation=cv2.INTER_AREA)
+    assert np.abs(drawn.astype(int) - first).mean() < 6
+
+
+def read(file):
+    return json.loads(file.read_text())
+
+
+def without_times(fights):
+    """What must not depend on the machine."""
+    return [
+        {key: value for key, value in fight.items() if key not in ("latencies_ms", "late")}
+        for fight in fights["fights"]
+    ]
+
+
+@pytest.fixture
+def toy_policy(tmp_path):
+    """An untrained policy for the toy environments."""
+    bundle = made_bundle(toy_env.ACTIONS, width=40, height=30)
+    return save_policy(tmp_path / "run", bundle)
+
+
+def test_interrupted_fights_are_kept(toy_policy, tmp_path):
+    arguments = ("--checkpoint", str(toy_policy), "--env", "tests.support.toy_env:Toy-v0")
+    whole = run(rollout.main, *arguments, "--episodes", "3", "--workers", "1")
+    assert whole.status == 0, whole.err
+    file = tmp_path / "kept.json"
+    process = start(
+        ("-m", "BC_training.rollout", *arguments, "--workers", "2", "--episodes", "500",
+         "--json", str(file)),
+        TOY_SECONDS_A_TICK="0.01",
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (file.exists() and len(read(file)["fights"]) >= 4) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "pure_cnn" in out
+    assert err.splitlines() == ["interrupted"]
+    kept = without_times(read(file))
+    assert 4 <= len(kept) < 500
+    expected = without_times(read(toy_policy / "fights.json"))
+    assert kept[:3] == [fight for fight in expected if fight["player"] == "pure_cnn"]
+
+
+def test_a_checkpoint_decides_as_it_is_told(toy_policy):
+    presses = {}
+    for play in ("{}", '{"rule": "sample"}', '{"rule": "sample", "min_release": 1000}'):
+        done = run(rollout.main, "--checkpoint", toy_policy,
+                   "--env", "tests.support.toy_env:Toy-v0", "--episodes", "4",
+                   "--no_baselines", "--workers", "1", "--play", play)  # fmt: skip
+        assert done.status == 0, done.err
+        fights = read(toy_policy / "fights.json")["fights"]
+        presses[play] = [round(fight["presses"] * fight["seconds"]) for fight in fights]
+    as_saved, drawn, once = presses.values()
+    assert sum(drawn) > max(sum(as_saved), sum(once))
+    assert max(once) <= 3  # each of the three buttons, once
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers):
+    done = run(rollout.main, "--checkpoint", toy_policy,
+               "--env", "tests.support.toy_env:Crashing-v0", "--episodes", "6",
+               "--workers", workers, "--no_baselines")  # fmt: skip
+    assert done.status == 1
+    found = read(toy_policy / "fights.json")
+    assert 0 < len(found["failures"]) < 6
+    assert len(found["fights"]) + len(found["failures"]) == 6
+    assert found["summary"]["pure_cnn"]["fights"] == len(found["fights"])
+    for failure in found["failures"]:
+        assert f"pure_cnn, seed {failure['seed']}: ZeroDivisionError" in done.err
+    assert "Traceback" not in done.err
+
+
+def is_alive(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM])
+def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path, end):
+    games, file = tmp_path / "games", tmp_path / "kept.json"
+    games.mkdir()
+    process = start(
+        ("-m", "BC_training.rollout", "--checkpoint", str(toy_policy), "--json", str(file),
+         "--env", "tests.support.toy_env:Accompanied-v0", "--workers", "2",
+         "--episodes", "500" if end else "2"),
+        TOY_SECONDS_A_TICK="0.01", TOY_GAMES=str(games),
+    )  # fmt: skip
+    if end is not None:
+        deadline = time.monotonic() + 120
+        while not (file.exists() and read(file)["fights"]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(end)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == (130 if end else 0), err
+    numbers = [int(each.name) for each in games.iterdir()]
+    assert len(numbers) >= 2  # that of the check before, and one a process that got so far
+    deadline = time.monotonic() + 10
+    while (left := [n for n in numbers if is_alive(n)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--env", "tests.support.toy_env:Killed-v0", "--workers", "2"),
+            "a process of the fights died",
+        ),
+        (
+            ("--env", "tests.support.toy_env:Only-v0", "--workers", "2"),
+            "there is one tests.support.toy_env:Only",
+        ),
+        ((), "--env: missing; the checkpoint's configuration names no environment"),
+        (("--episodes", "0"), "--episodes: 0 is not at least 1"),
+        (("--workers", "0"), "--workers: 0 is not at least 1"),
+        (
+            ("--env", "tests.support.toy_env:Toy-v0", "--instruction", "attack"),
+            "--instruction: pure_cnn reads none",
+        ),
+        (
+            ("--env", "tests.support.toy_env:Toy-v0", "--play", "{rule}"),
+            "--play: '{rule}' is not JSON",
+        ),
+        (
+            ("--env", "tests.support.toy_env:Toy-v0", "--play", "[1]"),
+            "--play: '[1]' is no JSON object",
+        ),
+        (
+            ("--env", "tests.support.toy_env:Toy-v0", "--play", '{"rools": "sample"}'),
+            "play.rools: unknown key; the nearest known one is play.rule",
+        ),
+        (("--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
+        (("--env", ARENA, "--json", "nowhere/fights.json"), "--json: no folder nowhere"),
+        (("--env", ARENA, "--video", "nowhere/fight.mp4"), "--video: no folder nowhere"),
+        (
+            ("--env", "tests.support.toy_env:Toy-v0", "--adapter", '{"fps": 30}'),
+            "fps 30.0, trained on 17.0",
+        ),
+    ],
+)
+def test_bad_input_is_named(toy_policy, arguments, message):
+    done = run(rollout.main, "--checkpoint", toy_policy, *arguments)
+    assert done.status == 1
+    assert message in done.err
+    assert "Traceback" not in done.err
+
+
+def test_a_style_that_the_expert_lacks_is_named_before_anything_is_recorded(tmp_path):
+    done = run(__main__.main, "--config", "configs/demo.yaml", "--dataset.record_style", "wild",
+               "--dataset.path", tmp_path / "arena.zarr")  # fmt: skip
+    assert done.status == 1
+    assert "error: boss_arena:BossArena-v0: its expert has no style 'wild'" in done.err
+    assert not list(tmp_path.glob("*arena*"))

@@ -1,0 +1,380 @@
+"""The public commands, as a person runs them."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import zarr
+from flax import nnx
+
+from BC_training import __main__, evaluate
+from BC_training import train as trainer
+from BC_training.checkpoints import store as checkpoints
+from BC_training.common import console
+from BC_training.common import dataset as datasets
+from tests.support.made_data import make_dataset, zipped
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT.parent / "shared" / "data" / "freedoom_human_sample.zarr.zip"
+SMALL = (
+    *("--model.conv_stem", "2", "--model.conv_features", "[8, 16]", "--model.conv_depth", "0"),
+    *("--model.dense_features", "[16]", "--training.batch_size", "16"),
+)
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(main, *arguments):
+    """A command in this process, up to its exit status."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
+            console.run(main)
+    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def arguments_of(data, folder, *more):
+    return (
+        *("--config", "configs/pure_cnn.yaml", *SMALL),
+        *("--dataset.path", str(data), "--training.checkpoint_dir", str(folder), *more),
+    )
+
+
+def train(data, folder, *more):
+    return run(__main__.main, *arguments_of(data, folder, *more))
+
+
+def start(arguments, cwd=ROOT, **environment):
+    """A command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, env={**os.environ, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def last(folder):
+    steps = sorted(int(f.name) for f in Path(folder).iterdir() if f.name.isdigit())
+    return Path(folder) / str(steps[-1])
+
+
+def records(folder):
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp_path):
+    folder = tmp_path / "run"
+    done = train(
+        made.path, folder, "--training.num_epochs", "4", "--training.save_every_n_epochs", "1",
+        "--training.keep_last_n_checkpoints", "2", "--logging.log_gradients", "true",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert max(map(len, done.out.splitlines())) <= 100
+    for word in ("nothing", "majority", "previous", "4/4", "best checkpoint"):
+        assert word in done.out
+    assert "Traceback" not in done.err
+    steps = [int(f.name) for f in folder.iterdir() if f.name.isdigit()]
+    assert 2 <= len(steps) <= 3
+    assert max(steps) == 4 * (max(steps) // 4)
+    assert "conv_depth: 0" in (folder / "config.yaml").read_text()
+    figures = records(folder)
+    assert any("val/exact_match" in record for record in figures)
+    assert any("gradients/head.out.kernel" in record for record in figures)
+    assert {"time/frames_per_second", "data/wait_share"} <= set().union(*figures)
+
+    scored = run(
+        evaluate.main, "--checkpoint", folder, "--split", "train",
+        "--json", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert scored.status == 0, scored.err
+    assert json.loads((tmp_path / "scores.json").read_text())["pure_cnn"]["rows"] == 135
+
+
+def test_a_killed_run_resumed_equals_one_that_was_not(made, tmp_path):
+    options = ("--training.num_epochs", "5", "--training.save_every_n_epochs", "1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(made.path, whole, *options).status == 0
+    process = start(("-m", "BC_training", *arguments_of(made.path, killed, *options)))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip().startswith("2/5"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert not any(f.name == last(whole).name for f in killed.iterdir())
+    resumed = train(made.path, killed, *options, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert "resumed" in resumed.out
+    one, other = (checkpoints.load_model(last(folder))[1] for folder in (whole, killed))
+    ones, others = (checkpoints.flatten(nnx.state(model)) for model in (one, other))
+    for name in ones:
+        assert np.array_equal(ones[name], others[name]), name
+    steps = [record["step"] for record in records(killed)]
+    assert steps == sorted(steps)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
+    made = make_dataset(tmp_path / "long.zarr", lengths=(400, 400, 40))
+    folder = tmp_path / "run"
+    endless = ("--training.num_epochs", "10000", "--logging.log_every_n_steps", "5")
+    process = start(("-m", "BC_training", *arguments_of(made.path, folder, *endless)))
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+        time.sleep(0.2)
+    while time.monotonic() < deadline and not (folder / "metrics.jsonl").stat().st_size:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "--resume" in out
+    bundle = checkpoints.read_bundle(last(folder))
+    assert bundle.step > 0
+    going_on = train(made.path, folder, "--training.num_epochs", str(bundle.epoch + 1), "--resume")
+    assert going_on.status == 0, going_on.err
+    assert f"from step {bundle.step}" in going_on.out
+
+
+@pytest.mark.parametrize("chunk", [1, 16])
+def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(
+    tmp_path, chunk, monkeypatch
+):
+    made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64, 32), chunk=chunk)
+    folder = tmp_path / "run"
+    options = (
+        *("--training.num_epochs", "6", "--dataset.residency", "stream"),
+        *("--dataset.stream_memory_gib", "0.00055", "--dataset.shuffle_buffer", "16"),
+        *("--system.num_workers", "2"),
+    )
+    # Otherwise all of so small a training is read before it begins.
+    monkeypatch.setattr(datasets, "MOST_TOGETHER", 1)
+    make = trainer.make_train_step
+    gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
+    kept = gone.read_bytes()
+
+    def breaking(*arguments):
+        step = make(*arguments)
+
+        def run_step(state, batches, resident):
+            state, figures = step(state, batches, resident)
+            if int(state.step) == 10:
+                gone.unlink(missing_ok=True)
+            return state, figures
+
+        return run_step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_train_step", breaking)
+        broken = train(made.path, folder, *options)
+    assert broken.status == 1
+    assert "Traceback" not in broken.err
+    assert "episode_1/frames: tick" in broken.err
+    assert "is missing" in broken.err
+    assert "--resume goes on from there" in broken.err
+    step = int(last(folder).name)
+    assert step >= 10
+    assert f"Stopped after step {step}," in broken.err
+    gone.write_bytes(kept)
+    resumed = train(made.path, folder, *options, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert f"from step {step}" in resumed.out
+
+
+def test_residencies_layouts_and_places_give_the_same_metrics(made, tmp_path, serve):
+    """The published zip, its folder, the same over HTTP, from a cache, a stream or the device."""
+    figures = []
+    archive = zipped(made.path)
+    places = (made.path, archive, f"{serve()}/{archive.name}")
+    kinds = [(place, "auto") for place in places]
+    kinds += [(made.path, "stream"), (made.path, "device"), (places[2], "stream")]
+    for number, (place, residency) in enumerate(kinds):
+        folder = tmp_path / f"run{number}"
+        done = train(
+            place, folder, "--training.num_epochs", "2", "--dataset.residency", residency,
+        )  # fmt: skip
+        assert done.status == 0, done.err
+        figures.append([
+            {name: value for name, value in record.items() if name.startswith(("train", "val"))}
+            for record in records(folder)
+        ])  # fmt: skip
+    assert figures[0]
+    assert all(other == figures[0] for other in figures[1:])
+
+
+def test_several_steps_a_dispatch_learn_the_same(made, tmp_path):
+    options = ("--training.num_epochs", "3", "--logging.log_every_n_steps", "1")
+    found = []
+    for size in (1, 3):
+        folder = tmp_path / f"run{size}"
+        done = train(made.path, folder, *options, "--training.steps_per_dispatch", str(size))
+        assert done.status == 0, done.err
+        found.append(checkpoints.flatten(nnx.state(checkpoints.load_model(last(folder))[1])))
+    for name in found[0]:
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_run_keeps_the_first_and_resume_refuses_other_settings(made, tmp_path):
+    folder = tmp_path / "run"
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    again = train(made.path, folder, "--training.num_epochs", "1")
+    assert again.status == 0
+    assert "the earlier run" in again.out
+    assert len(list(tmp_path.glob("run.*"))) == 1
+    other = train(made.path, folder, "--training.learning_rate", "0.01", "--resume")
+    assert other.status == 1
+    assert "training.learning_rate: 0.001 then, 0.01 now" in other.err
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(made, tmp_path):
+    folder = tmp_path / "run"
+    options = ("--training.save_every_n_epochs", "1", "--logging.log_every_n_steps", "1")
+    assert train(made.path, folder, "--training.num_epochs", "1", *options).status == 0
+    kept = last(folder)
+    make = trainer.make_train_step
+
+    def exploding(*arguments):
+        step = make(*arguments)
+
+        def explode(state, batches, resident):
+            state, figures = step(state, batches, resident)
+            return state._replace(bad_step=np.int32(state.step - 1)), figures
+
+        return explode
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "make_train_step", exploding)
+        broken = train(made.path, folder, "--training.num_epochs", "3", *options, "--resume")
+    assert broken.status == 1
+    step = int(kept.name)
+    assert f"the loss or the update of step {step} (epoch 2) is not finite" in broken.err
+    assert f"the checkpoint of step {step} is kept" in broken.err
+    checkpoints.load_model(kept)
+
+
+@pytest.mark.parametrize("flag", [("--model.use_batch_norm", "false"), ()])
+def test_a_learning_rate_that_explodes_is_found_out(made, tmp_path, flag):
+    broken = train(
+        made.path, tmp_path / "run", "--training.num_epochs", "3", *flag,
+        "--training.learning_rate", "1e38", "--training.grad_clip_norm", "null",
+    )  # fmt: skip
+    assert broken.status == 1
+    assert "not finite" in broken.err
+    assert "Traceback" not in broken.err
+    assert not list((tmp_path / "run").glob("[0-9]*"))
+
+
+def test_resume_refuses_another_dataset(made, tmp_path):
+    folder = tmp_path / "run"
+    options = ("--training.num_epochs", "2", "--resume")
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    longer = make_dataset(tmp_path / "longer.zarr", lengths=(80, 60, 70, 60, 60))
+    other = train(longer.path, folder, *options)
+    assert other.status == 1
+    assert "another number" in other.err
+    zarr.open_group(made.path).attrs["keys"] = ["hit", "left", "right"]
+    permuted = train(made.path, folder, *options)
+    assert permuted.status == 1
+    assert "actions hit, left, right, trained on left, right, hit" in permuted.err
+
+
+def test_a_start_that_fails_leaves_the_earlier_run_where_it_is(made, tmp_path):
+    folder = tmp_path / "run"
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    kept = last(folder)
+    assert train(made.path, folder, "--training.batch_size", "100000").status == 1
+    assert last(folder) == kept
+
+
+def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
+    predict = evaluate.predict
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return predict(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "predict", interrupted)
+        stopped = train(made.path, tmp_path / "run", "--training.num_epochs", "1")
+    assert stopped.status == 130
+    assert last(tmp_path / "run").name == "8"
+    assert "--resume" in stopped.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset.path", "nowhere.zarr"), "nowhere.zarr: no such dataset"),
+        (("--dataset.path", "README.md"), "README.md: neither a folder nor a whole .zip"),
+        (("--training.batch_size", "100000"), "larger than the training split"),
+        (("--dataset.train_ratio", "0.0"), "no episode is left to train on"),
+        (("--training.checkpoint_dir", "README.md/run"), "README.md"),
+        (
+            ("--environment.id", "Nope-v0", "--evaluation.rollout_episodes", "2"),
+            "environment.id: Nope-v0 can't be made",
+        ),
+        (("--evaluation.rollout_episodes", "2"), "environment.id: missing"),
+        (
+            (
+                "--environment.id",
+                "boss_arena:BossArena-v0",
+                "--evaluation.rollout_episodes",
+                "2",
+                "--dataset.record_resolution",
+                "64",
+            ),
+            "dataset.record_resolution is '64', but must be WIDTHxHEIGHT",
+        ),
+    ],
+)
+def test_mistakes_get_one_message_and_a_status(made, tmp_path, arguments, message):
+    stop = train(made.path, tmp_path / "run", *arguments)
+    assert stop.status == 1
+    (line,) = [line for line in stop.err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in stop.err
+
+
+def test_a_checkpoint_refuses_a_dataset_with_other_actions(made, tmp_path):
+    folder = tmp_path / "run"
+    assert train(made.path, folder, "--training.num_epochs", "1").status == 0
+    zarr.open_group(made.path).attrs["keys"] = ["left", "right", "jump"]
+    scored = run(evaluate.main, "--checkpoint", folder)
+    assert scored.status == 1
+    assert "actions left, right, jump, trained on left, right, hit" in scored.err
+    assert run(evaluate.main, "--checkpoint", tmp_path).status == 1
+
+
+def test_train_py_runs_in_its_own_folder_and_wandb_falls_back_to_offline(made, tmp_path):
+    arguments = arguments_of(made.path, tmp_path / "run", "--training.num_epochs", "1")
+    process = start(
+        ("train.py", *arguments, "--logging.use_wandb", "true"),
+        cwd=ROOT / "BC_training", WANDB_MODE="online", WANDB_API_KEY="", HOME=str(tmp_path),
+    )  # fmt: skip
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "offline" in err
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of human play is not here")
+def test_human_play_of_another_game_trains_straight_from_the_zip(tmp_path):
+    done = train(SAMPLE, tmp_path / "run", "--training.num_epochs", "1")
+    assert done.status == 0, done.err
+    assert "MOVE_FORWARD" in done.out

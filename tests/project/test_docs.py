@@ -1,0 +1,148 @@
+"""The pages: what they say is so, and what they show works."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from BC_training import models
+from BC_training.common import config as configs
+from docs import make_configuration, make_results
+from tests.support.made_data import make_dataset
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+"""A block that is the content of the file named above it."""
+
+
+def test_a_model_can_be_added_by_following_the_page(tmp_path):
+    page = (ROOT / "docs" / "adding_a_model.md").read_text()
+    files = dict(FILE.findall(page))
+    assert len(files) == 3
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (commands,) = [text for kind, text in BLOCK.findall(page) if kind == "sh"]
+    make_dataset(tmp_path / "dataset" / "boss_arena.zarr", lengths=(60, 50, 40, 30, 40))
+    # uv would make an environment for the temporary folder; this one is there.
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(f'#!/bin/sh\n[ "$1" = run ] && shift && exec {sys.executable} "$@"\n')
+    uv.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-ec", commands], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PATH": f"{uv.parent}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "--model.stride" in done.stdout
+    lines = (tmp_path / "checkpoints" / "glance" / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in lines]
+    losses = [each["train/loss"] for each in figures if "train/loss" in each]
+    assert len(losses) == 10
+    assert losses[-1] < 0.7 * losses[0]
+    assert "glance" not in models.available()
+
+
+def test_the_configuration_page_is_what_the_schema_gives():
+    written = (ROOT / "docs" / "configuration.md").read_text()
+    assert written == make_configuration.page(), "run: uv run python docs/make_configuration.py"
+
+
+@pytest.mark.parametrize("name", models.available())
+def test_the_configuration_page_has_every_key(name):
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    schema = configs._schema({"model": {"name": name}})
+    for key in configs._keys(schema):
+        # Sections that several models have are listed by themselves.
+        spelled = (key, key.rpartition(".")[2]) if key.startswith("model.") else (key,)
+        assert any(f"`{each}`" in page for each in spelled), key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("http"):
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_name_modules_and_files_that_are_there(page):
+    text = page.read_text()
+    for module in re.findall(r"(?:uv run|python)[^\n|`]* -m ([A-Za-z_]\w*(?:\.\w+)*)", text):
+        path = ROOT / Path(*module.split("."))
+        known = path.is_dir() or path.with_suffix(".py").exists()
+        assert known or module == "pip", module
+    for name in re.findall(r"(?:--config |BC_training/)(configs/\w+\.yaml)", text):
+        assert (ROOT / "BC_training" / name).exists(), name
+    for script in re.findall(r"((?:docs|benchmarks|BC_training)/\w+\.(?:py|sh))", text):
+        assert (ROOT / script).exists(), script
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_overrides_on_the_pages_are_keys(page):
+    """Those of models may be of any model, and the page on adding one has its own."""
+    keys = {key for name in models.available()
+            for key in configs._keys(configs._schema({"model": {"name": name}}))}  # fmt: skip
+    for key in re.findall(r"--([a-z]+\.[a-z_]+(?:\.[a-z_]+)*) ", page.read_text()):
+        assert key in keys or key == "section.key", key
+
+
+def test_the_shown_scripts_are_valid(tmp_path):
+    page = (ROOT / "docs" / "cloud.md").read_text()
+    blocks = BLOCK.findall(page)
+    assert [kind for kind, _ in blocks] == ["bash", "yaml"]
+    batch, task = (text for _, text in blocks)
+    spec = yaml.safe_load(task)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    for text in (batch, f"#!/bin/bash\n{spec['run']}", f"#!/bin/bash\n{spec['setup']}"):
+        (tmp_path / "script").write_text(text)
+        done = subprocess.run([shellcheck, tmp_path / "script"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_slurm_job_queues_itself_again_only_when_it_was_stopped(tmp_path):
+    batch = BLOCK.search((ROOT / "docs" / "cloud.md").read_text())
+    assert batch is not None
+    for status, queued in ((0, False), (1, False), (130, True)):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        for tool, script in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > queued')):
+            (folder / tool).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / tool).chmod(0o755)
+        done = subprocess.run(
+            ["bash", "-c", batch[2]], cwd=folder,
+            env={"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"},
+        )  # fmt: skip
+        assert done.returncode == status
+        assert (folder / "queued").exists() == queued
+        assert not queued or (folder / "queued").read_text() == "requeue 7\n"
+
+
+def test_citation_and_changelog_are_of_this_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_pages_hold_what_was_measured():
+    for page, expected in (("docs/results.md", make_results.page()),
+                           ("README.md", make_results.readme())):  # fmt: skip
+        assert (ROOT / page).read_text() == expected, "run: uv run python docs/make_results.py"

@@ -1,0 +1,313 @@
+"""What training can be told besides the model: each option does what it says, and resumes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from BC_training import train
+from BC_training.checkpoints import store as checkpoints
+from BC_training.common import config as configs
+from BC_training.common.dataset import open_data
+from BC_training.common.types import UserError
+from tests.support.made_data import make_dataset
+
+ROOT = Path(__file__).parents[2]
+MODEL = {
+    "name": "pure_cnn",
+    "conv_stem": 2,
+    "conv_features": [8, 16],
+    "conv_depth": 0,
+    "dense_features": [16],
+}
+PLAIN = {"use_batch_norm": False, "dropout_rate": 0.0}
+
+
+@pytest.fixture
+def configure(made, tmp_path):
+    def configured(run="run", model=PLAIN, evaluation=None, **training):
+        raw = {
+            "dataset": {
+                "path": str(made.path), "val_ratio": 0.2, "cache_dir": str(tmp_path / "cache"),
+            },
+            "model": {**MODEL, **model},
+            "training": {
+                "batch_size": 16, "num_epochs": 2, "checkpoint_dir": str(tmp_path / run),
+                "learning_rate": 0.003, **training,
+            },
+            "evaluation": evaluation or {},
+        }  # fmt: skip
+        return configs.validate(raw, "the test")
+
+    return configured
+
+
+def arrays(folder):
+    last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
+    return checkpoints.flatten(nnx.state(checkpoints.load_model(folder / str(last))[1]))
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_is_the_same_step(configure):
+    whole, parts = configure("whole"), configure("parts", accumulation=4)
+    found = [arrays(train.train(config)) for config in (whole, parts)]
+    for name in found[0]:
+        assert np.allclose(found[0][name], found[1][name], atol=2e-4), name
+    with pytest.raises(
+        UserError, match=r"batch_size \(16\) can't be split into accumulation \(3\)"
+    ):
+        configure(accumulation=3)
+
+
+def test_the_average_of_the_parameters_is_what_is_evaluated_and_played(configure):
+    decay, config = 0.9, configure(ema_decay=0.9)
+    live, expected = [], None
+    make = train.make_train_step
+
+    def watched(*arguments):
+        step = make(*arguments)
+
+        def run(state, batches, resident):
+            live.append(jax.tree.map(np.array, state.params))
+            state, figures = step(state, batches, resident)
+            live.append(jax.tree.map(np.array, state.params))
+            return state, figures
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_train_step", watched)
+        folder = train.train(config)
+    expected = live[0]
+    for step, params in enumerate(live[1::2]):
+        share = min(decay, (1 + step) / (10 + step))
+        expected = jax.tree.map(lambda a, b, s=share: s * a + (1 - s) * b, expected, params)
+    found = arrays(folder)
+    for name, value in checkpoints.flatten(expected).items():
+        assert np.allclose(found[name], value, atol=1e-5), name
+    away = [
+        np.abs(found[name] - value).max() for name, value in checkpoints.flatten(live[-1]).items()
+    ]
+    assert max(away) > 1e-4
+
+
+def test_a_resumed_run_compiles_its_step_once(configure, monkeypatch):
+    steps, make = [], train.make_train_step
+    train.train(configure(num_epochs=1))
+    monkeypatch.setattr(
+        train, "make_train_step", lambda *arguments: steps.append(make(*arguments)) or steps[-1]
+    )
+    train.train(configure(num_epochs=2), resume=True)
+    (step,) = steps
+    assert step._cache_size() == 1
+
+
+@pytest.mark.slow
+def test_an_average_resumes_bit_for_bit(configure):
+    options = {"ema_decay": 0.95, "augmentation": {"shift": 0.1, "noise": 0.1}, "model": {}}
+    whole, halves = configure("whole", **options), configure("halves", **options)
+    train.train(whole)
+    make = train.make_train_step
+
+    def failing(*arguments):
+        step, done = make(*arguments), []
+
+        def run(state, batches, resident):
+            done.append(1)
+            if len(done) > 9:
+                raise RuntimeError("killed")
+            return step(state, batches, resident)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_train_step", failing)
+        with pytest.raises(RuntimeError, match="killed"):
+            train.train(halves)
+    train.train(halves, resume=True)
+    one, other = arrays(whole.run_dir()), arrays(halves.run_dir())
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_bfloat16_keeps_float32_parameters_and_learns(configure):
+    config = configure(num_epochs=12, precision="bfloat16", model={})
+    folder = train.train(config)
+    assert {value.dtype for value in arrays(folder).values()} == {jnp.dtype("float32")}
+    found = losses(folder)
+    assert found[-1] < 0.7 * found[0]
+    plain = losses(train.train(configure("plain", num_epochs=12, model={})))
+    assert found != plain
+    assert np.allclose(found, plain, atol=0.15)
+
+
+def test_bfloat16_is_refused_where_a_gpu_would_only_emulate_it(configure, monkeypatch):
+    class Old:
+        compute_capability, device_kind = "7.5", "Tesla T4"
+
+    monkeypatch.setattr(train.jax, "devices", lambda: [Old()])
+    with pytest.raises(UserError, match=r"Tesla T4 can't compute in bfloat16.*set it to float32"):
+        train.train(configure(precision="bfloat16"))
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
+    config = configure(
+        num_epochs=9, early_stopping_patience=2, learning_rate=1e-9,
+        lr_schedule={"type": "constant", "min_lr": 0.0},
+    )  # fmt: skip
+    folder = train.train(config)
+    assert "no better exact_match for 2 epochs: stopped early" in capsys.readouterr().out
+    last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
+    assert checkpoints.read_bundle(folder / str(last)).epoch == 3
+    train.train(config, resume=True)
+    assert max(int(found.name) for found in folder.iterdir() if found.name.isdigit()) == last
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        {"use_class_weights": False},
+        {"loss": {"type": "focal"}},
+        {"loss": {"onset_weight": 4.0}},
+        {"augmentation": {"cutout": 0.5}},
+        {"augmentation": {"mirror": {"probability": 1.0, "actions": [["left", "right"]]}}},
+    ],
+)
+def test_each_option_reaches_the_step(configure, training):
+    plain, other = configure("plain", num_epochs=1), configure("other", num_epochs=1, **training)
+    assert losses(train.train(plain)) != losses(train.train(other))
+
+
+def test_oversampling_lengthens_the_epoch(configure, monkeypatch):
+    monkeypatch.setattr("BC_training.common.dataset.RARE", 0.3)
+    plain, often = open_data(configure()), open_data(configure(oversample_rare=3))
+    rare = plain.splits["train"].actions[:, 2].sum()
+    one, more = (data.splits["train"].samples_per_epoch for data in (plain, often))
+    assert more == one + 2 * rare
+    assert often.splits["val"].samples_per_epoch == len(often.splits["val"])
+
+
+@pytest.mark.slow
+def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
+    made = make_dataset(tmp_path / "made.zarr", whole_state=True)
+    raw = {
+        "dataset": {
+            "path": str(made.path), "val_ratio": 0.2, "cache_dir": str(tmp_path / "cache"),
+        },
+        "model": {**MODEL, "auxiliary": "hint", "auxiliary_weight": 1.0},
+        "training": {
+            "batch_size": 16, "num_epochs": 30, "learning_rate": 0.01,
+            "checkpoint_dir": str(tmp_path / "run"),
+        },
+    }  # fmt: skip
+    config = configs.validate(raw, "the test")
+    folder = train.train(config)
+    data = open_data(config)
+    bundle, model = checkpoints.load_model(checkpoints.locate(folder))
+    validation = data.splits["val"]
+    batch = bundle.preprocess.batch(validation.batch(np.arange(len(validation))), None)
+    told = model.auxiliary(model(batch.observation).features[:, -1])
+    assert float((told.argmax(axis=-1) == batch.auxiliary).mean()) > 0.9
+    assert not config.model.window().state
+    refused = configs.validate({**raw, "model": {**MODEL, "auxiliary": "mana"}}, "the test")
+    with pytest.raises(UserError, match=r"no attribute 'mana', only hp, hint"):
+        train.train(refused)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"chunk": 21}, r"model.chunk: 21 ticks .*episode_3 has only 20"),
+        (
+            {"name": "temporal_lstm", "ticks": 30, "stride": 2},
+            r"spans 59 ticks, but the longest .* has 50; lower model.ticks",
+        ),
+        ({"name": "vla"}, r"the model reads an instruction, but this episode has none"),
+        ({"name": "vla", "heads": 5}, r"width \(192\) can't be split among 5 heads"),
+    ],
+)
+def test_a_window_that_the_dataset_can_not_fill_is_refused(made, tmp_path, model, message):
+    base = {} if "name" in model else MODEL
+    raw = {
+        "dataset": {"path": str(made.path), "cache_dir": str(tmp_path / "cache")},
+        "model": {**base, **model},
+        "training": {"checkpoint_dir": str(tmp_path / "run")},
+    }
+    with pytest.raises(UserError, match=message):
+        train.train(configs.validate(raw, "the test"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_instruction_over_the_limit_names_its_episode(made, tmp_path):
+    raw = {
+        "dataset": {
+            "path": str(made.path), "cache_dir": str(tmp_path / "cache"),
+            "instruction": "a b c d e f g h i j",
+        },
+        "model": {"name": "vla", "instruction_length": 4},
+        "training": {"checkpoint_dir": str(tmp_path / "run")},
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"episode_\d: the instruction 'a b c.*reads 4"):
+        train.train(configs.validate(raw, "the test"))
+
+
+@pytest.mark.slow
+def test_a_model_in_a_folder_of_its_own_trains_without_any_other_edit(made, tmp_path):
+    package = tmp_path / "mine" / "brightness"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "from flax import nnx\n"
+        "from BC_training.networks.layers import ActionHead\n"
+        "from BC_training.networks.model import Model\n"
+        "from BC_training.common.types import ModelConfig\n\n\n"
+        "class Config(ModelConfig):\n"
+        "    cells: int = 4\n\n\n"
+        "class Brightness(Model):\n"
+        "    def __init__(self, config, spec, rngs):\n"
+        "        super().__init__(config, spec, config.cells**2, rngs)\n"
+        "        self.cells = config.cells\n"
+        "        self.head = ActionHead(\n"
+        "            config.cells**2, config.chunk, len(spec.actions), rngs=rngs)\n\n"
+        "    def encode(self, tick, rngs):\n"
+        "        size, height, width, _ = tick.frames.shape\n"
+        "        cells = tick.frames.reshape(\n"
+        "            size, self.cells, height // self.cells, self.cells, width // self.cells, 3)\n"
+        "        return cells.mean(axis=(2, 4, 5)).reshape(size, -1)\n\n"
+        "    def decode(self, features, valid, rngs):\n"
+        "        return self.head(features[:, -1])\n\n\n"
+        "def create_model(config, spec, rngs):\n"
+        "    return Brightness(config, spec, rngs)\n"
+    )
+    yaml = tmp_path / "brightness.yaml"
+    yaml.write_text(
+        f"dataset: {{path: {made.path}, val_ratio: 0.2}}\n"
+        "model: {name: brightness}\n"
+        "training: {batch_size: 16, num_epochs: 40, learning_rate: 0.1,\n"
+        f"           checkpoint_dir: {tmp_path / 'run'}}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "BC_training", "--config", str(yaml)],
+        cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "BC_MODELS_PATH": str(package.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line).get("val/exact_match", 0.0) for line in lines]
+    assert max(found) > 0.9
+    lost = subprocess.run(
+        [sys.executable, "-m", "BC_training", "--config", str(yaml)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "there is no model 'brightness'" in lost.stderr
