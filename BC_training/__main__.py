@@ -9,10 +9,10 @@ from BC_training import rollout, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.config import Config
-from BC_training.common.types import UserError
 from gameplay_pipeline.environments import adapter as environment
-from gameplay_pipeline.environments.adapter import EnvironmentRefused, Wanted
-from gameplay_pipeline.record import RecordError, Recording, record
+from gameplay_pipeline.environments.adapter import Wanted
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.record import Recording, record
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def _require_environment(config: Config) -> None:
         raise UserError(f"dataset.record_{error}") from error
     try:
         environment.make(name, rollout.adapter_of(config.environment), Wanted(*size)).close()
-    except EnvironmentRefused as error:
+    except UserError as error:
         raise UserError(f"environment.id: {error}") from error
 
 
@@ -59,20 +59,17 @@ def _record_if_missing(config: Config) -> None:
         f"no dataset at {path}: recording {settings.record_episodes} fights of the expert "
         "(after Ctrl-C the same command goes on)"
     )
-    try:
-        record(
-            env=config.environment.id,
-            policy="expert",
-            episodes=settings.record_episodes,
-            resolution=settings.record_resolution,
-            out=unfinished,
-            style=settings.record_style,
-            disturb=settings.record_disturb,
-            adapter=rollout.adapter_of(config.environment),
-        )
-        unfinished.rename(path)
-    except RecordError as error:
-        raise UserError(str(error)) from error
+    record(
+        env=config.environment.id,
+        policy="expert",
+        episodes=settings.record_episodes,
+        resolution=settings.record_resolution,
+        out=unfinished,
+        style=settings.record_style,
+        disturb=settings.record_disturb,
+        adapter=rollout.adapter_of(config.environment),
+    )
+    unfinished.rename(path)
 
 
 def _fight(config: Config, folder: Path) -> None:

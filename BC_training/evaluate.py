@@ -22,9 +22,10 @@ from BC_training.common.config import Config
 from BC_training.common.dataset import Dataset, open_data
 from BC_training.common.metrics import Metrics
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import Batch, DataSpec, UserError
+from BC_training.common.types import Batch, DataSpec
 from BC_training.networks.losses import Objective
 from BC_training.training import optimizer as optim
+from gameplay_pipeline.plumbing.errors import UserError
 
 
 class Predictions(NamedTuple):

@@ -29,7 +29,7 @@ from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.store import Bundle
 from BC_training.common import console
 from BC_training.common.config import EnvironmentConfig
-from BC_training.common.types import DataSpec, FrameContract, UserError
+from BC_training.common.types import DataSpec, FrameContract
 from BC_training.play.film import Film
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments import adapter as environment
@@ -38,9 +38,9 @@ from gameplay_pipeline.environments.adapter import (
     Adapter,
     AdapterFlag,
     Environment,
-    EnvironmentRefused,
     Wanted,
 )
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.workers import end_with_parent, usable_cores
 
 BASELINES = ("expert", "random", "nothing", "previous")
@@ -242,10 +242,7 @@ def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Enviro
     spec, frame = bundle.spec, bundle.spec.frame
     attributes = spec.state if bundle.resolved_config().model.window().state else ()
     wanted = Wanted(frame.width, frame.height, spec.actions, attributes, frame.fps)
-    try:
-        env = environment.make(env_id, adapter, wanted)
-    except EnvironmentRefused as error:
-        raise UserError(str(error)) from error
+    env = environment.make(env_id, adapter, wanted)
     offered = DataSpec(
         actions=env.action_names,
         state=env.attribute_names,

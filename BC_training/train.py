@@ -33,13 +33,14 @@ from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.common.dataset import Data, open_data
 from BC_training.common.episodes import LISTED
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import Batch, UnreadableError, UserError
+from BC_training.common.types import Batch
 from BC_training.training import optimizer as optim
 from BC_training.training import ranking
 from BC_training.training import run_log as runlog
 from BC_training.training.augmentation import make_augmentation
 from BC_training.training.run_log import RunLog
 from BC_training.training.train_step import make_train_step
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 
 FIT_FRAMES = 512
 """Training frames that the normalisation is fitted on, evenly spaced."""
@@ -194,7 +195,7 @@ class Trainer:
                     if signals.received:
                         self._stop(bundle)
             self._conclude(log)
-        except UnreadableError as error:
+        except DataError as error:
             raise self._kept(error) from error
         finally:
             log.close()
@@ -268,7 +269,7 @@ class Trainer:
             "frames_per_second": frames / seconds,
         }
 
-    def _kept(self, error: UnreadableError) -> UserError:
+    def _kept(self, error: DataError) -> UserError:
         """What to say of an unreadable frame, once what was learned is in a checkpoint."""
         self._refuse_bad_loss()
         step = int(self.state.step)

@@ -21,8 +21,9 @@ from BC_training.common import console
 from BC_training.common.dataset import instruction_of
 from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.game_state import ANIMATION, BODIES, RATIO
-from BC_training.common.types import DataSpec, UserError
+from BC_training.common.types import DataSpec
 from BC_training.play.policy import Policy
+from gameplay_pipeline.plumbing.errors import UserError
 
 BLOCK = 64
 """Frames that are decoded at once."""

@@ -28,7 +28,6 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from gameplay_pipeline.convert.importing import (
     SOURCE,
     Done,
-    EpisodeError,
     Import,
     as_float32,
     check_places,
@@ -39,8 +38,9 @@ from gameplay_pipeline.convert.importing import (
 from gameplay_pipeline.convert.video import frame_times, read_frames
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.workers import usable_cores
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 VIDEO, MEMORY, INPUTS, METADATA = "video.mp4", "memory_data.csv", "inputs.csv", "metadata.json"
 
@@ -116,14 +116,14 @@ def convert(job: Conversion) -> int:
         The number of sessions that were left out.
 
     Raises:
-        RecordError: nothing can be converted, or the dataset can't be written. Sessions that are
+        UserError: nothing can be converted, or the dataset can't be written. Sessions that are
             complete by then are kept.
     """
     require("av", "convert")
     width, height = size_of(job.resolution)
     check_places(job, "recordings")
     if (job.source / VIDEO).exists():
-        raise RecordError(f"{job.source} is a session; give the folder that holds the sessions")
+        raise UserError(f"{job.source} is a session; give the folder that holds the sessions")
     binds = read_keybinds(job.keybinds)
     sessions = _sessions(job.source)
     info = DatasetInfo(
@@ -154,29 +154,29 @@ def read_keybinds(path: Path) -> Keybinds:
     `key` and `mouse` are a name, a list of names, or null.
 
     Raises:
-        RecordError: it is no such file.
+        UserError: it is no such file.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} can't be read as key bindings: {error}") from error
+        raise UserError(f"{path} can't be read as key bindings: {error}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if version != "2.0":
-        raise RecordError(
+        raise UserError(
             f'{path}: its version is {version!r}, but must be "2.0": '
             '{"version": "2.0", "actions": {"attack": {"index": 0, "key": null, "mouse": "LEFT"}}}'
         )
     actions = found.get("actions")
     if not isinstance(actions, dict) or not actions:
-        raise RecordError(f"{path}: 'actions' must name at least one action")
+        raise UserError(f"{path}: 'actions' must name at least one action")
     indices: dict[int, str] = {}
     columns: dict[Button, list[int]] = {}
     for name, binding in actions.items():
         index = binding.get("index") if isinstance(binding, dict) else None
         if type(index) is not int:
-            raise RecordError(f"{path}: {name}: its index is {index!r}, not a whole number")
+            raise UserError(f"{path}: {name}: its index is {index!r}, not a whole number")
         if index in indices:
-            raise RecordError(f"{path}: {name} and {indices[index]} both have index {index}")
+            raise UserError(f"{path}: {name} and {indices[index]} both have index {index}")
         indices[index] = name
         buttons = [
             (kind, text.strip().lower())
@@ -184,11 +184,11 @@ def read_keybinds(path: Path) -> Keybinds:
             for text in _names(binding.get(kind), f"{path}: {name}: its {kind}")
         ]
         if not buttons:
-            raise RecordError(f"{path}: {name} has neither a key nor a mouse button")
+            raise UserError(f"{path}: {name} has neither a key nor a mouse button")
         for button in buttons:
             columns.setdefault(button, []).append(index)
     if sorted(indices) != list(range(len(indices))):
-        raise RecordError(
+        raise UserError(
             f"{path}: its {len(indices)} actions must have the indices 0 to {len(indices) - 1}, "
             f"but have {', '.join(map(str, sorted(indices)))}"
         )
@@ -199,7 +199,7 @@ def _names(value: Any, where: str) -> list[str]:
     """The names of one binding's buttons."""
     names = [value] if isinstance(value, str) else value or []
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise RecordError(f"{where} is {value!r}, but must be a name, a list of names, or null")
+        raise UserError(f"{where} is {value!r}, but must be a name, a list of names, or null")
     return names
 
 
@@ -207,7 +207,7 @@ def read_memory(path: Path, attributes: Sequence[str]) -> Memory:
     """Reads the samples of the game's memory.
 
     Raises:
-        EpisodeError: a column is missing, a value is no number, or there is no sample.
+        DataError: a column is missing, a value is no number, or there is no sample.
     """
     times, values = array("q"), array("d")
     rows = _rows(path, attributes)
@@ -218,7 +218,7 @@ def read_memory(path: Path, attributes: Sequence[str]) -> Memory:
         for name, text in zip(attributes, row, strict=True):
             values.append(_number(text, name, path, line))
     if not times:
-        raise EpisodeError(f"{path.name} holds no sample")
+        raise DataError(f"{path.name} holds no sample")
     order, found = _sorted(np.array(times, np.int64), path, strict=True)
     table = np.array(values).reshape(len(times), len(attributes))
     return Memory(np.array(times, np.int64)[order], table[order], notes + found)
@@ -228,7 +228,7 @@ def read_inputs(path: Path) -> Inputs:
     """Reads what was pressed.
 
     Raises:
-        EpisodeError: a column is missing, or a time is none.
+        DataError: a column is missing, or a time is none.
     """
     events: list[Event] = []
     counts: Counter[str] = Counter()
@@ -303,7 +303,7 @@ def _convert_session(
     try:
         for needed in (VIDEO, MEMORY, INPUTS):
             if not (folder / needed).is_file():
-                raise EpisodeError(f"it has no {needed}")
+                raise DataError(f"it has no {needed}")
         memory = read_memory(folder / MEMORY, info.attributes)
         inputs = read_inputs(folder / INPUTS)
         since = frame_times(folder / VIDEO)
@@ -321,18 +321,18 @@ def _convert_session(
                 if ticks == 0:
                     notes += _wrong_size(frame.shape, info)
                 if ticks == len(times):
-                    raise EpisodeError(f"{VIDEO} has more frames than it has times")
+                    raise DataError(f"{VIDEO} has more frames than it has times")
                 writer.append(resize(frame, info.width, info.height), pressed[ticks], state[ticks])
                 ticks += 1
             if ticks < len(times):
-                raise EpisodeError(f"{VIDEO}: {ticks:,} of {len(times):,} frames can be decoded")
+                raise DataError(f"{VIDEO}: {ticks:,} of {len(times):,} frames can be decoded")
             attributes = {
                 SOURCE: name,
                 START: start,
                 "fps": (len(since) - 1) / (since[-1] / 1e6),
             }
             writer.finish(attributes, timestamps=since / 1e6)
-    except EpisodeError as error:
+    except DataError as error:
         return Done(name, problem=str(error))
     except OSError as error:
         return Done(name, problem=f"it can't be read: {error}")
@@ -346,11 +346,11 @@ def _start(folder: Path, memory: Memory) -> tuple[int, str]:
         try:
             found = json.loads(path.read_text(encoding="utf-8-sig"))
         except ValueError as error:
-            raise EpisodeError(f"{METADATA} can't be read: {error}") from error
+            raise DataError(f"{METADATA} can't be read: {error}") from error
         start = found.get(START) if isinstance(found, dict) else None
         if start is not None:
             if type(start) is not int or abs(start) >= LONG_US:
-                raise EpisodeError(f"{METADATA}: {START} is {start!r}, not a whole number")
+                raise DataError(f"{METADATA}: {START} is {start!r}, not a whole number")
             return start, f"{START} in {METADATA}"
     return int(memory.times[0]), f"the first sample in {MEMORY}"
 
@@ -361,13 +361,13 @@ def _state(
     """The state at each frame, and what is to be said about it.
 
     Raises:
-        EpisodeError: frames and samples have no moment in common.
+        DataError: frames and samples have no moment in common.
     """
     chosen = nearest(times, memory.times)
     away = np.abs(memory.times[chosen] - times)
     far = int((away > FAR_US).sum())
     if far == len(times):
-        raise EpisodeError(
+        raise DataError(
             f"{VIDEO} lasts from {times[0]} to {times[-1]} us, but {MEMORY} from "
             f"{memory.times[0]} to {memory.times[-1]} us: does {START} in {METADATA} belong to "
             "the same clock?"
@@ -395,11 +395,11 @@ def _nothing_pressed(
     """What to say of a session in which no action is ever pressed.
 
     Raises:
-        EpisodeError: there are presses, but by another clock than the video's.
+        DataError: there are presses, but by another clock than the video's.
     """
     bound = [event.time for event in events if event.button in binds.columns]
     if bound:
-        raise EpisodeError(
+        raise DataError(
             f"{VIDEO} lasts from {times[0]} to {times[-1]} us, but what {INPUTS} says is from "
             f"{bound[0]} to {bound[-1]} us: do they share a clock?"
         )
@@ -420,7 +420,7 @@ def _sessions(recordings: Path) -> list[str]:
     """The folders of the sessions, in natural order."""
     names = [e.name for e in recordings.iterdir() if e.is_dir() and not e.name.startswith(".")]
     if not names:
-        raise RecordError(f"{recordings}: there are no folders of sessions in it")
+        raise UserError(f"{recordings}: there are no folders of sessions in it")
     return sorted(
         names, key=lambda n: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", n)]
     )
@@ -432,11 +432,11 @@ def _attributes(recordings: Path, sessions: Sequence[str]) -> tuple[str, ...]:
     for name in sessions:
         try:
             _, header = next(_rows(recordings / name / MEMORY, ()))
-        except (EpisodeError, OSError):
+        except (DataError, OSError):
             continue  # named when it is its turn
         found.append(tuple(column for column in header if column != TIME))
     if not found:
-        raise RecordError(f"{recordings}: none of its {len(sessions)} sessions has a {MEMORY}")
+        raise UserError(f"{recordings}: none of its {len(sessions)} sessions has a {MEMORY}")
     alike = Counter(map(frozenset, found)).most_common(1)[0][0]
     return next(each for each in found if set(each) == alike)
 
@@ -445,29 +445,29 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]
     """The table's header, then of each row the time and the wanted columns; with line numbers.
 
     Raises:
-        EpisodeError: it is no such table.
+        DataError: it is no such table.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file, strict=True)
         try:
             header = [name.strip() for name in next(reader, [])]
             if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise EpisodeError(f"{path.name} has more than one column {twice[0]!r}")
+                raise DataError(f"{path.name} has more than one column {twice[0]!r}")
             if missing := [name for name in (TIME, *columns) if name not in header]:
-                raise EpisodeError(f"{path.name} has no column {', '.join(missing)}")
+                raise DataError(f"{path.name} has no column {', '.join(missing)}")
             yield reader.line_num, header
             places = [header.index(name) for name in (TIME, *columns)]
             for row in reader:
                 if not row:
                     continue
                 if len(row) != len(header):
-                    raise EpisodeError(
+                    raise DataError(
                         f"{path.name}, line {reader.line_num}: {len(row)} values for "
                         f"{len(header)} columns"
                     )
                 yield reader.line_num, [row[place] for place in places]
         except (csv.Error, UnicodeDecodeError) as error:
-            raise EpisodeError(f"{path.name}, line {reader.line_num + 1}: {error}") from error
+            raise DataError(f"{path.name}, line {reader.line_num + 1}: {error}") from error
 
 
 def _whole(text: str, path: Path, line: int) -> int:
@@ -476,7 +476,7 @@ def _whole(text: str, path: Path, line: int) -> int:
     except ValueError:
         value = LONG_US
     if abs(value) >= LONG_US:
-        raise EpisodeError(f"{path.name}, line {line}: {TIME} is {text!r}, not a whole number")
+        raise DataError(f"{path.name}, line {line}: {TIME} is {text!r}, not a whole number")
     return value
 
 
@@ -486,7 +486,7 @@ def _number(text: str, name: str, path: Path, line: int) -> float:
     except ValueError:
         value = float("nan")
     if not np.isfinite(value):
-        raise EpisodeError(f"{path.name}, line {line}: {name} is {text!r}, not a number")
+        raise DataError(f"{path.name}, line {line}: {name} is {text!r}, not a number")
     return value
 
 

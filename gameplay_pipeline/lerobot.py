@@ -36,7 +36,6 @@ from gameplay_pipeline.convert.exporting import (
 from gameplay_pipeline.convert.importing import (
     SOURCE,
     Done,
-    EpisodeError,
     Import,
     as_float32,
     check_places,
@@ -49,11 +48,11 @@ from gameplay_pipeline.convert.video import LOSSLESS, LOSSY, VideoWriter
 from gameplay_pipeline.convert.video import read_frames as read_video
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
-from gameplay_pipeline.store.reader import Reader, ReadError
-from gameplay_pipeline.store.storage import StorageError
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError, partial_folder
+from gameplay_pipeline.store.reader import Reader
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, partial_folder
 
 SCREEN, STATE, ACTION = "observation.images.screen", "observation.state", "action"
 
@@ -128,7 +127,7 @@ def from_lerobot(job: FromLeRobot) -> int:
         The number of episodes that were left out.
 
     Raises:
-        RecordError: it is no such dataset, its actions are no buttons, or the new one can't be
+        UserError: it is no such dataset, its actions are no buttons, or the new one can't be
             written. Episodes that are complete by then are kept.
     """
     require("av", "convert")
@@ -137,21 +136,21 @@ def from_lerobot(job: FromLeRobot) -> int:
     features = meta.get("features")
     version = str(meta.get("codebase_version"))
     if not version.startswith("v3.") or not isinstance(features, dict):
-        raise RecordError(
+        raise UserError(
             f"{job.source / INFO}: its codebase_version is {version}, but only v3 can be read; "
             "lerobot has a script that converts older ones"
         )
     if missing := {"fps", "data_path", "video_path"} - set(meta):
-        raise RecordError(f"{job.source / INFO}: it lacks {', '.join(sorted(missing))}")
+        raise UserError(f"{job.source / INFO}: it lacks {', '.join(sorted(missing))}")
     if not isinstance(meta["fps"], int | float) or not 0 < meta["fps"] < float("inf"):
-        raise RecordError(f"{job.source / INFO}: its fps is {meta['fps']!r}, not a rate above zero")
+        raise UserError(f"{job.source / INFO}: its fps is {meta['fps']!r}, not a rate above zero")
     camera = _camera(job, features)
     height, width = _frame_size(job, features[camera])
     theirs = (height, width)
     if job.resolution is not None:
         width, height = size_of(job.resolution)
     if ACTION not in features:
-        raise RecordError(f"{job.source / INFO}: it has no feature {ACTION!r}")
+        raise UserError(f"{job.source / INFO}: it has no feature {ACTION!r}")
     info = DatasetInfo(
         keys=_names(features, ACTION),
         attributes=_names(features, STATE) if STATE in features else (),
@@ -162,11 +161,8 @@ def from_lerobot(job: FromLeRobot) -> int:
         resize="area" if (height, width) != theirs else "unknown",
         source={"lerobot": job.source.name, "camera": camera, "robot": meta.get("robot_type")},
     )
-    try:
-        parts = {str(part.number): part for part in _parts(job, meta, camera)}
-        _check_buttons(job, sorted({part.data for part in parts.values()}), info.keys)
-    except EpisodeError as error:
-        raise RecordError(str(error)) from error
+    parts = {str(part.number): part for part in _parts(job, meta, camera)}
+    _check_buttons(job, sorted({part.data for part in parts.values()}), info.keys)
     others = sorted(set(features) - {camera, ACTION, STATE, *COUNTERS})
     if others:
         print(f"not carried over: {', '.join(others)}", flush=True)
@@ -182,11 +178,11 @@ def _camera(job: FromLeRobot, features: dict[str, Any]) -> str:
     elif job.camera in cameras:
         camera = job.camera
     else:
-        raise RecordError(
+        raise UserError(
             f"--camera is {job.camera}; {job.source} has the cameras {', '.join(cameras) or 'none'}"
         )
     if features[camera]["dtype"] != "video":
-        raise RecordError(f"{job.source}: {camera} is stored as images; only videos can be read")
+        raise UserError(f"{job.source}: {camera} is stored as images; only videos can be read")
     return camera
 
 
@@ -195,7 +191,7 @@ def _frame_size(job: FromLeRobot, feature: dict[str, Any]) -> tuple[int, int]:
     # Names are height, width, channels or their first letters, in any order.
     letters = [str(name)[:1] for name in feature.get("names") or ()]
     if sorted(letters) != ["c", "h", "w"]:
-        raise RecordError(f"{job.source / INFO}: which axes of the camera are height and width?")
+        raise UserError(f"{job.source / INFO}: which axes of the camera are height and width?")
     return feature["shape"][letters.index("h")], feature["shape"][letters.index("w")]
 
 
@@ -205,7 +201,7 @@ def _names(features: dict[str, Any], key: str) -> tuple[str, ...]:
     if isinstance(names, dict):
         names = list(itertools.chain.from_iterable(names.values()))
     if len(shape) != 1:
-        raise RecordError(f"the feature {key} has shape {shape}; only columns can be carried over")
+        raise UserError(f"the feature {key} has shape {shape}; only columns can be carried over")
     if not names or len(names) != shape[0] or len(set(names)) != shape[0]:
         return tuple(f"{key.rpartition('.')[2]}_{column}" for column in range(shape[0]))
     return tuple(map(str, names))
@@ -216,7 +212,7 @@ def _parts(job: FromLeRobot, meta: dict[str, Any], camera: str) -> Iterator[Part
     pq: Any = require("pyarrow.parquet", "convert")
     files = sorted((job.source / "meta" / "episodes").glob("*/*.parquet"))
     if not files:
-        raise RecordError(f"{job.source}: there is nothing in meta/episodes")
+        raise UserError(f"{job.source}: there is nothing in meta/episodes")
     video = f"videos/{camera}"
     columns = [
         "episode_index", "length", "tasks", "data/chunk_index", "data/file_index",
@@ -247,7 +243,7 @@ def _check_buttons(job: FromLeRobot, files: Sequence[str], keys: Sequence[str]) 
         wrong = np.argwhere((action != 0) & (action != 1))
         if len(wrong):
             row, column = wrong[0].tolist()
-            raise RecordError(
+            raise UserError(
                 f"{job.source}: the action {keys[column]} is {action[row, column]:g} in row {row} "
                 f"of {name}; only buttons, 0 or 1, can be carried over"
             )
@@ -275,7 +271,7 @@ def _from_episode(
         wanted = [ACTION, "frame_index", "timestamp", *state_columns]
         table = _columns(job.source / part.data, wanted, [("episode_index", "=", part.number)])
         if not np.array_equal(table["frame_index"][:, 0], np.arange(part.length)):
-            raise EpisodeError(f"{part.data} does not hold its {part.length} frames in order")
+            raise DataError(f"{part.data} does not hold its {part.length} frames in order")
         values = table[STATE] if info.attributes else np.zeros((part.length, 0))
         state, notes = as_float32(values, info.attributes)
         assert info.fps is not None
@@ -289,13 +285,11 @@ def _from_episode(
                 )
                 ticks += 1
             if ticks < part.length:
-                raise EpisodeError(f"{part.video}: {ticks} of its {part.length} frames are there")
+                raise DataError(f"{part.video}: {ticks} of its {part.length} frames are there")
             attributes = {SOURCE: name, "tasks": part.tasks}
             times = table["timestamp"][:, 0].astype(np.float64)
             writer.finish(attributes, timestamps=times)
-    except RecordError:
-        raise
-    except (EpisodeError, OSError) as error:
+    except (DataError, OSError) as error:
         return Done(name, problem=str(error))
     return Done(name, ticks, notes=tuple(notes))
 
@@ -307,7 +301,7 @@ def to_lerobot(job: ToLeRobot) -> int:
         The number of episodes that were left out.
 
     Raises:
-        RecordError: there is no such dataset, it can't be carried over, or the new one can't be
+        UserError: there is no such dataset, it can't be carried over, or the new one can't be
             written.
     """
     require("av", "convert")
@@ -316,7 +310,7 @@ def to_lerobot(job: ToLeRobot) -> int:
     fps = _rate(job, source)
     height, width = source.size
     if not job.lossless and (height % 2 or width % 2):
-        raise RecordError(
+        raise UserError(
             f"{job.source}: its frames are {width}x{height}, but a lossy video needs even sizes; "
             "repack it with --resolution, or give --lossless"
         )
@@ -346,7 +340,7 @@ def _rate(job: ToLeRobot, source: Opened) -> float:
     said = source.reader.attributes.get("fps")
     fps = job.fps or said or (float(np.median(rates)) if rates else None)
     if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
-        raise RecordError(f"{job.source}: its fps is {fps}; give --fps, the ticks a second")
+        raise UserError(f"{job.source}: its fps is {fps}; give --fps, the ticks a second")
     return fps
 
 
@@ -383,7 +377,7 @@ def _encode(job: ToLeRobot, fps: float, color: str, size: tuple[int, int], name:
                     pixels.append(_statistics(frame.reshape(-1, 3) / 255))
                 tick += 1
         return Encoded(name, length, {**_combined(pixels), "count": np.array([len(pixels)])})
-    except (ReadError, StorageError, EpisodeError) as error:
+    except DataError as error:
         return Encoded(name, 0, {}, str(error))
 
 
@@ -588,7 +582,7 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path} can't be read: {error}") from error
+        raise UserError(f"{path} can't be read: {error}") from error
 
 
 @contextlib.contextmanager
@@ -598,7 +592,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise EpisodeError(f"{path} can't be read: {error}") from error
+        raise DataError(f"{path} can't be read: {error}") from error
 
 
 def main() -> int:

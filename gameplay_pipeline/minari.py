@@ -38,7 +38,6 @@ from gameplay_pipeline.convert.exporting import (
 from gameplay_pipeline.convert.importing import (
     SOURCE,
     Done,
-    EpisodeError,
     Import,
     as_float32,
     check_places,
@@ -48,10 +47,9 @@ from gameplay_pipeline.convert.importing import (
 )
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.progress import track
-from gameplay_pipeline.store.reader import ReadError
-from gameplay_pipeline.store.storage import StorageError
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 FRAME, STATE, TIMES = "frame", "state", "timestamps"
 """What we write: two observations, and one of the infos."""
@@ -99,13 +97,13 @@ def from_minari(job: FromMinari) -> int:
         The number of episodes that were left out.
 
     Raises:
-        RecordError: it is no such dataset, it can't be carried over, or the new one can't be
+        UserError: it is no such dataset, it can't be carried over, or the new one can't be
             written. Episodes that are complete by then are kept.
     """
     require("minari", "minari")
     check_places(job, "a Minari dataset")
     if job.fps is not None and not 0 < job.fps < float("inf"):
-        raise RecordError(f"--fps is {job.fps:g}, but must be above zero")
+        raise UserError(f"--fps is {job.fps:g}, but must be above zero")
     dataset = _open(job)
     plan = _plan(job, dataset)
     ours = dataset.storage.metadata.get(OURS, {})
@@ -118,7 +116,7 @@ def from_minari(job: FromMinari) -> int:
     if job.keys is not None:
         keys = [name.strip() for name in job.keys.split(",")]
     if len(keys) != plan.buttons or len(set(keys)) != len(keys) or not all(keys):
-        raise RecordError(f"--keys is {job.keys!r}, but must name {plan.buttons} buttons")
+        raise UserError(f"--keys is {job.keys!r}, but must name {plan.buttons} buttons")
     columns = tuple(
         name if count == 1 else f"{name}_{column}"
         for name, count in plan.state.items()
@@ -126,7 +124,7 @@ def from_minari(job: FromMinari) -> int:
     )
     attributes = tuple(ours.get("attributes") or columns)
     if len(attributes) != len(columns):
-        raise RecordError(
+        raise UserError(
             f"{job.source}: its metadata names {len(attributes)} attributes, but its state has "
             f"{len(columns)} columns"
         )
@@ -156,7 +154,7 @@ def _open(job: FromMinari) -> Any:
     try:
         return minari.MinariDataset(job.source / "data")
     except Exception as error:  # whatever minari raises at damaged metadata
-        raise RecordError(f"{job.source} can't be read as a Minari dataset: {error}") from error
+        raise UserError(f"{job.source} can't be read as a Minari dataset: {error}") from error
 
 
 def _plan(job: FromMinari, dataset: Any) -> Plan:
@@ -166,7 +164,7 @@ def _plan(job: FromMinari, dataset: Any) -> Plan:
     cameras = [name for name, entry in entries.items() if _is_image(entry)]
     camera = job.camera if job.camera is not None or len(cameras) != 1 else cameras[0]
     if not (camera in cameras or (camera is None and _is_image(space))):
-        raise RecordError(
+        raise UserError(
             f"--camera is {job.camera}; the observations of {job.source} are {space}, of which "
             f"{', '.join(cameras) or 'nothing'} is an RGB image (uint8, height x width x 3)"
         )
@@ -186,7 +184,7 @@ def _plan(job: FromMinari, dataset: Any) -> Plan:
         and action.nvec.ndim == 1
     ):
         return Plan(camera, state, len(action.nvec), False)
-    raise RecordError(
+    raise UserError(
         f"{job.source}: its actions are {action}; only buttons (MultiBinary, MultiDiscrete of "
         "twos, Discrete from 0) can be carried over"
     )
@@ -225,7 +223,7 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
             own = json.loads(metadata.get(OURS, "{}"))
             times = (episode.infos or {}).get(TIMES) if OURS in metadata else None
         except Exception as error:  # whatever minari and HDF5 raise at damaged data
-            raise EpisodeError(f"it can't be read: {error!r}") from error
+            raise DataError(f"it can't be read: {error!r}") from error
         actions = _pressed(np.asarray(episode.actions), plan)
         seen = episode.observations
         frames = seen if plan.camera is None else seen[plan.camera]
@@ -235,12 +233,12 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
             (plan.camera or "frames", *plan.state), (frames, *tables), strict=True
         ):
             if len(table) != ticks + 1:
-                raise EpisodeError(f"{ticks} actions but {len(table)} {what}; should be one more")
+                raise DataError(f"{ticks} actions but {len(table)} {what}; should be one more")
         if ticks == 0:
-            raise EpisodeError("it is empty")
+            raise DataError("it is empty")
         values = np.concatenate([np.zeros((ticks + 1, 0)), *tables], axis=1)[:ticks]
         if bad := np.flatnonzero(~np.isfinite(values).all(axis=0)).tolist():
-            raise EpisodeError(f"its {info.attributes[bad[0]]} is not finite")
+            raise DataError(f"its {info.attributes[bad[0]]} is not finite")
         state, notes = as_float32(values, info.attributes)
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
             for tick in range(ticks):
@@ -252,7 +250,7 @@ def _convert_episode(job: FromMinari, info: DatasetInfo, plan: Plan, item: tuple
             writer.finish(
                 {**own, SOURCE: name}, timestamps=None if times is None else times[:ticks]
             )
-    except EpisodeError as error:
+    except DataError as error:
         return Done(name, problem=str(error))
     return Done(name, ticks, notes=tuple(notes))
 
@@ -271,14 +269,14 @@ def to_minari(job: ToMinari) -> int:
         The number of episodes that were left out.
 
     Raises:
-        RecordError: there is no such dataset, it can't be carried over, or the new one can't be
+        UserError: there is no such dataset, it can't be carried over, or the new one can't be
             written.
     """
     require("pyarrow", "minari")
     try:
         require("minari.dataset.minari_dataset", "minari").parse_dataset_id(job.out.name)
     except (ValueError, TypeError) as error:  # the latter where the version is missing
-        raise RecordError(
+        raise UserError(
             f"{job.out}: Minari finds datasets by names with a version; call it "
             f"{job.out.name.partition('.')[0] or 'boss'}-v0"
         ) from error
@@ -347,7 +345,7 @@ def _export_episode(job: ToMinari, source: Opened, storage: Any, name: str) -> D
         frames[-1] = frames[-2]
         seen = {FRAME: frames} if state is None else {FRAME: frames, STATE: _one_more(state)}
         times = entry.arrays["timestamps"].read() if "timestamps" in entry.arrays else None
-    except (ReadError, StorageError, EpisodeError) as error:
+    except DataError as error:
         return Done(name, problem=str(error))
     with writing(storage.data_path):
         number = storage.total_episodes

@@ -34,19 +34,18 @@ from gameplay_pipeline.environments.adapter import (
     Adapter,
     AdapterFlag,
     Environment,
-    EnvironmentRefused,
     Player,
     Wanted,
     make,
     parse_size,
 )
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
     DatasetInfo,
     EpisodeWriter,
-    RecordError,
     ZarrFormat,
     episode_attributes,
     open_dataset,
@@ -161,7 +160,7 @@ def record(
     or the policy fails is not written; the others are recorded all the same.
 
     Raises:
-        RecordError: an argument is no good, the environment can't be made, doesn't fit or failed,
+        UserError: an argument is no good, the environment can't be made, doesn't fit or failed,
             the dataset at `out` was recorded with other settings, or it can't be written. Episodes
             that are complete by then are kept.
         KeyboardInterrupt: likewise.
@@ -181,7 +180,7 @@ def record(
             adapter=adapter,
         )
     except ValueError as error:
-        raise RecordError(str(error)) from error
+        raise UserError(str(error)) from error
     _record(recording)
 
 
@@ -223,7 +222,7 @@ def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
     Console(highlight=False).print(_table(_summarise(recording.out, info, speed)))
     if failures:
         failures.sort()
-        raise RecordError(
+        raise UserError(
             f"{recording.env} failed in {len(failures)} of {len(pending)} episodes, "
             f"which are missing from {recording.out}:\n"
             + "\n".join(f"  episode_{each.number}: {each.reason}" for each in failures[:LISTED])
@@ -236,7 +235,7 @@ def _inspect(recording: Recording) -> tuple[DatasetInfo, bool]:
     env = _make(recording)
     try:
         if recording.policy == "expert" and not env.has_expert:
-            raise RecordError(
+            raise UserError(
                 f"{recording.env} brings no expert (make_expert); record it with --policy random"
             )
         if recording.style is not None:
@@ -265,30 +264,27 @@ def _inspect(recording: Recording) -> tuple[DatasetInfo, bool]:
 
 
 def _check_style(env: str, styles: Mapping[str, Sequence[str]], style: str) -> None:
-    """Raises a RecordError unless the environment's expert can be asked for the style."""
+    """Raises a UserError unless the environment's expert can be asked for the style."""
     if not styles:
-        raise RecordError(
+        raise UserError(
             f"{env}: its expert has no styles of play (styles); record it without --style"
         )
     if style not in (MIXED, *styles):
-        raise RecordError(
+        raise UserError(
             f"{env}: its expert has no style {style!r}; it has {', '.join(styles)}, and {MIXED} "
             "for all of them in turn"
         )
     for name, texts in styles.items():
         # A text alone would pass for a sequence of letters.
         if isinstance(texts, str) or not texts:
-            raise RecordError(
+            raise UserError(
                 f"{env}: the instructions of its style {name!r} are {texts!r}, "
                 "but must be one or more texts"
             )
 
 
 def _make(recording: Recording) -> Environment:
-    try:
-        return make(recording.env, recording.adapter, Wanted(*recording.size))
-    except EnvironmentRefused as error:
-        raise RecordError(str(error)) from error
+    return make(recording.env, recording.adapter, Wanted(*recording.size))
 
 
 def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int | Failure:
@@ -316,7 +312,7 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
             return writer.finish(
                 {**_plain(last), "seed": seed, "policy": recording.policy, **asked}
             )
-    except RecordError:
+    except UserError:
         raise
     except Exception as error:  # whatever somebody's environment or policy may raise
         place = traceback.extract_tb(error.__traceback__)[-1]

@@ -30,13 +30,13 @@ from rich.table import Table
 from gameplay_pipeline.convert.importing import size_of
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.plumbing.progress import track
-from gameplay_pipeline.store.reader import Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.store.storage import StorageError, is_url
+from gameplay_pipeline.store.reader import Entry, Reader, read_frames
 from gameplay_pipeline.store.writer import (
     DatasetInfo,
     EpisodeWriter,
-    RecordError,
     ZarrFormat,
     open_dataset,
     partial_folder,
@@ -94,25 +94,22 @@ def repack(job: Repacking) -> int:
     """Does the job and prints what was done; returns how many episodes could not be read.
 
     Raises:
-        RecordError: an argument is no good, IN can't be opened, OUT is something else or can't be
+        UserError: an argument is no good, IN can't be opened, OUT is something else or can't be
             written, or what was written differs from what was read. Episodes that are complete by
             then are kept.
         KeyboardInterrupt: likewise.
     """
     _check(job)
-    try:
-        reader = Reader(job.source)
-        names = _select(job, reader.names())
-        entries = list(zip(names, reader.entries(names), strict=True))
-        info = _describe(job, reader, [e for _, e in entries if isinstance(e, Entry)])
-    except (ReadError, StorageError) as error:
-        raise RecordError(str(error)) from error
+    reader = Reader(job.source)
+    names = _select(job, reader.names())
+    entries = list(zip(names, reader.entries(names), strict=True))
+    info = _describe(job, reader, [e for _, e in entries if isinstance(e, Entry)])
     with sole_writer(job.out):
         return _rewrite_all(job, reader, entries, info)
 
 
 def _rewrite_all(
-    job: Repacking, reader: Reader, entries: list[tuple[str, Entry | ReadError]], info: DatasetInfo
+    job: Repacking, reader: Reader, entries: list[tuple[str, Entry | DataError]], info: DatasetInfo
 ) -> int:
     done = open_dataset(job.out, info, job.zarr_format)
     pending = [(name, entry) for name, entry in entries if _number(name) not in done]
@@ -129,18 +126,18 @@ def _rewrite_all(
     began, stop = time.monotonic(), threading.Event()
     results: list[Done] = []
 
-    def one(item: tuple[str, Entry | ReadError]) -> Done:
+    def one(item: tuple[str, Entry | DataError]) -> Done:
         name, entry = item
         try:
             if stop.is_set():
                 raise _StoppedError
-            if isinstance(entry, ReadError):
+            if isinstance(entry, DataError):
                 raise entry
             return _rewrite(job, reader, entry, info, stop)
-        except (ReadError, StorageError) as error:
+        except DataError as error:
             return Done(name, problem=str(error))
         except OSError as error:
-            raise RecordError(f"{job.source}: {name}: {error}") from error
+            raise UserError(f"{job.source}: {name}: {error}") from error
 
     with ThreadPoolExecutor(job.workers) as pool:
         try:
@@ -159,19 +156,19 @@ def _check(job: Repacking) -> None:
         size_of(job.resolution)
     for name in ("every", "workers"):
         if getattr(job, name) < 1:
-            raise RecordError(f"--{name} is {getattr(job, name)}, but must be 1 or more")
+            raise UserError(f"--{name} is {getattr(job, name)}, but must be 1 or more")
     if is_url(str(job.out)) or job.out.suffix == ".zip":
-        raise RecordError(f"{job.out}: OUT must be a folder; zip or upload it afterwards")
+        raise UserError(f"{job.out}: OUT must be a folder; zip or upload it afterwards")
     if not is_url(job.source):
         source, out = Path(job.source).resolve(), job.out.resolve()
         if not source.exists():
-            raise RecordError(f"{job.source}: no such dataset")
+            raise UserError(f"{job.source}: no such dataset")
         unfinished = partial_folder(out)
         if any(
             source == place or source in place.parents or place in source.parents
             for place in (out, unfinished)
         ):
-            raise RecordError(
+            raise UserError(
                 f"OUT {job.out}, or {unfinished.name} where its unfinished episodes go, and IN "
                 f"{job.source} lie in one another"
             )
@@ -180,19 +177,19 @@ def _check(job: Repacking) -> None:
 def _select(job: Repacking, names: list[str]) -> list[str]:
     """The names of the chosen episodes."""
     if not names:
-        raise RecordError(f"{job.source}: there are no episodes in it")
+        raise UserError(f"{job.source}: there are no episodes in it")
     if job.episodes is None:
         return names
     wanted: set[int] = set()
     for part in job.episodes.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if match is None:
-            raise RecordError(f"--episodes is {job.episodes!r}, but must be numbers such as 0-9,15")
+            raise UserError(f"--episodes is {job.episodes!r}, but must be numbers such as 0-9,15")
         wanted |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     absent = sorted(wanted - {_number(name) for name in names})
     if absent:
         listed = ", ".join(map(str, absent[:LISTED])) + (" ..." if len(absent) > LISTED else "")
-        raise RecordError(f"--episodes: {job.source} has no episode {listed}")
+        raise UserError(f"--episodes: {job.source} has no episode {listed}")
     return [name for name in names if _number(name) in wanted]
 
 
@@ -204,10 +201,10 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
     """What holds for all episodes of the new dataset."""
     before = reader.attributes
     if not isinstance(before.get("keys"), list):
-        raise RecordError(f"{job.source}: the root attribute 'keys' is missing")
+        raise UserError(f"{job.source}: the root attribute 'keys' is missing")
     sizes = [e.arrays["frames"].shape[2:] for e in entries if _has_frames(e)]
     if not sizes:
-        raise RecordError(f"{job.source}: none of its episodes has frames")
+        raise UserError(f"{job.source}: none of its episodes has frames")
     height, width = max(set(sizes), key=sizes.count)
     method = before.get("resize", "unknown")
     if job.resolution is not None:
@@ -217,13 +214,13 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
         width, height = asked
     known = _color_order(job, before)
     if job.color_order is not None and known not in ("RGB", "BGR"):
-        raise RecordError(
+        raise UserError(
             f"--color-order: {job.source} does not say what its frames are in; "
             "give --assume-color-order RGB or BGR"
         )
     fps = before.get("fps")
     if fps is not None and (not isinstance(fps, int | float) or fps <= 0):
-        raise RecordError(f"{job.source}: the attribute fps is {fps!r}, not a rate above zero")
+        raise UserError(f"{job.source}: the attribute fps is {fps!r}, not a rate above zero")
     carried = ("keys", "attributes", "fps", "color_order", "resize", "resolution", "version")
     return DatasetInfo(
         keys=tuple(before["keys"]),
@@ -293,18 +290,18 @@ def _read_tables(job: Repacking, entry: Entry, info: DatasetInfo) -> dict[str, n
     """Actions, and what else the episode has a row of for each tick.
 
     Raises:
-        ReadError: something is missing, or of another length or kind than the frames say.
+        DataError: something is missing, or of another length or kind than the frames say.
     """
     arrays = entry.arrays
     if not _has_frames(entry) or "actions" not in arrays:
-        raise ReadError("it has no frames [N, 3, H, W] or no actions")
+        raise DataError("it has no frames [N, 3, H, W] or no actions")
     length, _, height, width = arrays["frames"].shape
     if length == 0:
-        raise ReadError("it is empty")
+        raise DataError("it is empty")
     if arrays["frames"].dtype != np.uint8 or arrays["actions"].dtype != np.bool_:
-        raise ReadError("frames must be uint8 and actions bool")
+        raise DataError("frames must be uint8 and actions bool")
     if job.resolution is None and (height, width) != (info.height, info.width):
-        raise ReadError(
+        raise DataError(
             f"frames are {height}x{width}, most are {info.height}x{info.width}; "
             "--resolution makes all alike"
         )
@@ -313,14 +310,14 @@ def _read_tables(job: Repacking, entry: Entry, info: DatasetInfo) -> dict[str, n
     widths = {"actions": len(info.keys), "state": len(info.attributes)}
     for name, array in arrays.items():
         if not array.shape:
-            raise ReadError(f"{name} is a single value")
+            raise DataError(f"{name} is a single value")
         if array.shape[0] != length:
-            raise ReadError(f"{length} frames but {array.shape[0]} {name}")
+            raise DataError(f"{length} frames but {array.shape[0]} {name}")
         if name in widths and array.shape[1:] != (widths[name],):
-            raise ReadError(f"{name} have shape {array.shape}, the root names {widths[name]}")
+            raise DataError(f"{name} have shape {array.shape}, the root names {widths[name]}")
     found = {name: array.read() for name, array in arrays.items() if name != "frames"}
     if info.attributes and "state" not in found:
-        raise ReadError("it has no state, though the root names its columns")
+        raise DataError("it has no state, though the root names its columns")
     return {
         name: table.astype(np.float32) if name == "state" else table
         for name, table in found.items()
@@ -347,17 +344,17 @@ def _compare(
     """Reads a written episode through zarr-python.
 
     Raises:
-        RecordError: it differs from what was to be written.
+        UserError: it differs from what was to be written.
     """
     for table, values in expected.items():
         if values is None or values.shape[-1] == 0:
             continue
         if not np.array_equal(group[table][:], values, equal_nan=values.dtype != np.bool_):
-            raise RecordError(f"{name}: the {table} read back differ from those written")
+            raise UserError(f"{name}: the {table} read back differ from those written")
     for first in range(0, len(hashes), BLOCK):
         for at, frame in enumerate(group["frames"][first : first + BLOCK], first):
             if _digest(frame) != hashes[at]:
-                raise RecordError(f"{name}, tick {at}: the frame read back is not the one written")
+                raise UserError(f"{name}, tick {at}: the frame read back is not the one written")
 
 
 def _report(job: Repacking, entries: list[Any], results: list[Done], seconds: float) -> int:

@@ -24,8 +24,9 @@ from BC_training import models
 from BC_training.common import config as configs
 from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, Section, UserError
+from BC_training.common.types import DataSpec, Section
 from BC_training.networks.model import Model
+from gameplay_pipeline.plumbing.errors import UserError
 
 FORMAT = 1
 

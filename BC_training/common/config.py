@@ -16,9 +16,10 @@ from pydantic import BaseModel, Field, ValidationError
 from tyro.constructors import PrimitiveConstructorSpec
 
 from BC_training import models
-from BC_training.common.types import ModelConfig, Section, UserError
+from BC_training.common.types import ModelConfig, Section
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.plumbing.workers import usable_cores
-from gameplay_pipeline.store.storage import is_url
 
 RETIRED = {
     "system.pin_memory": "frames are handed to the device without pinning",

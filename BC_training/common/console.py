@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 Item = TypeVar("Item")
 

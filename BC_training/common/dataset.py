@@ -18,7 +18,8 @@ from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.frames.residency import Frames, Opened, open_frames
 from BC_training.common.game_state import with_history
 from BC_training.common.instruction import Instructions
-from BC_training.common.types import Batch, DataSpec, Ticks, UserError, WindowSpec
+from BC_training.common.types import Batch, DataSpec, Ticks, WindowSpec
+from gameplay_pipeline.plumbing.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
@@ -183,7 +184,7 @@ class Dataset:
             The batches of a dispatch, stacked: every array has the steps as a further first axis.
 
         Raises:
-            UnreadableError: a frame can't be read.
+            DataError: a frame can't be read.
         """
         steps_per_epoch = self.samples_per_epoch // batch_size
 

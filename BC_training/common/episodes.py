@@ -14,15 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from BC_training.common.frames.buffer_pool import Recycled
-from BC_training.common.types import (
-    DataSpec,
-    FrameContract,
-    Problem,
-    UnreadableError,
-    UserError,
-)
-from gameplay_pipeline.store.reader import Array, Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.store.storage import is_url
+from BC_training.common.types import DataSpec, FrameContract, Problem
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.reader import Array, Entry, Reader, read_frames
 
 LISTED = 20
 """Problems that a message names."""
@@ -59,10 +54,7 @@ class Episode:
 
     def _table(self, name: str, dtype: type[np.floating]) -> Any:
         array = self._entry.arrays.get(name)
-        try:
-            return None if array is None else array.read().astype(dtype, copy=False)
-        except ReadError as error:
-            raise UnreadableError(str(error), error.ticks, is_passing=error.is_passing) from error
+        return None if array is None else array.read().astype(dtype, copy=False)
 
 
 class Episodes:
@@ -88,13 +80,10 @@ class Episodes:
             )
         try:
             self._reader = Reader(path)
-        except ReadError as error:
+        except DataError as error:
             raise UserError(f"not a zarr dataset: {error}") from error
-        try:
-            names = self._reader.names()
-            entries = dict(zip(names, self._reader.entries(names), strict=True))
-        except ReadError as error:
-            raise UserError(str(error)) from error
+        names = self._reader.names()
+        entries = dict(zip(names, self._reader.entries(names), strict=True))
         self.attributes: dict[str, Any] = self._reader.attributes
         self.actions = self._names("keys")
         if not self.actions:
@@ -179,7 +168,7 @@ class Episodes:
             memory: where they are put; in memory of their own if not given.
 
         Raises:
-            UnreadableError: a chunk is missing or can't be decoded.
+            DataError: a chunk is missing or can't be decoded.
         """
         episode = self.episodes[number]
         if isinstance(ticks, slice):
@@ -192,7 +181,7 @@ class Episodes:
         """Decodes frames of any episodes, by their rows (see `starts`), as `read_frames` does.
 
         Raises:
-            UnreadableError: a chunk is missing or can't be decoded.
+            DataError: a chunk is missing or can't be decoded.
         """
         numbers = np.searchsorted(self.starts, rows, "right") - 1
         arrays = [self.episodes[number].frames for number in numbers.tolist()]
@@ -205,12 +194,12 @@ class Episodes:
         out = (memory or Recycled()).empty((len(ticks), height, width, channels))
         try:
             return read_frames(arrays, ticks, out)
-        except ReadError as error:
+        except DataError as error:
             advice = "Fetch that chunk again or remove the episode."
-            if error.is_passing:
+            if error.is_transient:
                 advice = "Try again when it can be read."
-            raise UnreadableError(
-                f"{self.path}: {error}. {advice}", error.ticks, is_passing=error.is_passing
+            raise DataError(
+                f"{self.path}: {error}. {advice}", error.ticks, is_transient=error.is_transient
             ) from error
 
     def drop(self, problems: Sequence[Problem]) -> None:
@@ -278,10 +267,10 @@ class Episodes:
             )
         return tuple(value)
 
-    def _examine(self, item: tuple[str, Entry | ReadError]) -> Episode | list[Problem]:
+    def _examine(self, item: tuple[str, Entry | DataError]) -> Episode | list[Problem]:
         """The episode, or all that can be told against it without decoding its frames."""
         name, entry = item
-        if isinstance(entry, ReadError):
+        if isinstance(entry, DataError):
             return [Problem("error", name, str(entry))]
         if wrong := [Problem("error", name, what) for what in self._wrong_metadata(entry)]:
             return wrong
@@ -289,8 +278,8 @@ class Episodes:
             wrong = [*_missing_frames(entry)]
             episode = Episode(entry, entry.arrays["actions"].read())
             wrong += self._wrong_tables(episode)
-        except (ReadError, UnreadableError) as error:
-            if error.is_passing:
+        except DataError as error:
+            if error.is_transient:
                 # Without it the episodes would be split otherwise than the next time.
                 raise UserError(
                     f"{self.path}: {name} can't be read: {error}. Try again when it can be."
@@ -383,7 +372,7 @@ class Episodes:
         ticks = np.unique([0, length // 3, length // 2, length - 1])
         try:
             return bool((self.read_frames(one, ticks) == self.read_frames(other, ticks)).all())
-        except UnreadableError:
+        except DataError:
             return False  # found, and named, when its frames are read
 
 
@@ -403,11 +392,11 @@ def _missing_frames(entry: Entry) -> Iterator[Problem]:
         yield Problem("error", entry.name, "its frames are missing on disk", ticks)
 
 
-def _commonest(entries: Iterable[Entry | ReadError]) -> tuple[tuple[int, int, int], int]:
+def _commonest(entries: Iterable[Entry | DataError]) -> tuple[tuple[int, int, int], int]:
     """The frame shape and state width that most episodes have."""
     found: Counter[tuple[tuple[int, int, int], int]] = Counter()
     for entry in entries:
-        if isinstance(entry, ReadError):
+        if isinstance(entry, DataError):
             continue
         frames, state = entry.arrays.get("frames"), entry.arrays.get("state")
         if frames is not None and len(frames.shape) == 4:

@@ -12,7 +12,8 @@ from tokenizers.normalizers import Lowercase
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from BC_training.common.types import Section, UserError
+from BC_training.common.types import Section
+from gameplay_pipeline.plumbing.errors import UserError
 
 VOCABULARY = 512
 """Tokens at most: the 256 bytes, padding, and pairs that the training split repeats."""

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float, UInt8
 from BC_training.common import game_state as states
 from BC_training.common.game_state import StateSchema, Vocabulary
 from BC_training.common.instruction import Instructions
-from BC_training.common.types import Batch, Features, Observation, Section, Ticks, UserError
+from BC_training.common.types import Batch, Features, Observation, Section, Ticks
+from gameplay_pipeline.plumbing.errors import UserError
 
 MIN_STD = 1e-3
 """A channel that hardly varies is centred, not blown up."""

@@ -13,23 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 ArrayLike = Array | Any
 
 
-class UserError(Exception):
-    """Something the person at the keyboard can mend; printed as one message, no traceback."""
-
-
-class UnreadableError(UserError):
-    """Recorded data that turned out unreadable after its dataset was opened."""
-
-    def __init__(
-        self, message: str, ticks: tuple[int, int] | None = None, *, is_passing: bool = False
-    ):
-        super().__init__(message)
-        self.ticks = ticks
-        """From the first unreadable one to one past the last, where they are known."""
-        self.is_passing = is_passing
-        """Whether the data may be sound, and only can't be had now."""
-
-
 class Problem(NamedTuple):
     """Something wrong with a dataset."""
 

@@ -13,7 +13,7 @@ import os
 import pkgutil
 from types import ModuleType
 
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 __path__ += [each for each in os.environ.get("BC_MODELS_PATH", "").split(os.pathsep) if each]
 

@@ -6,16 +6,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from pydantic import Field, PositiveInt
 
-from BC_training.common.types import (
-    DataSpec,
-    ModelConfig,
-    Observation,
-    Section,
-    UserError,
-    WindowSpec,
-)
+from BC_training.common.types import DataSpec, ModelConfig, Observation, Section, WindowSpec
 from BC_training.networks.backbones import BackboneConfig, ConvConfig, make_backbone
 from BC_training.networks.layers import MLP
+from gameplay_pipeline.plumbing.errors import UserError
 
 
 class EncoderConfig(Section):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import safetensors
 from flax import nnx
 
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 RENAMES = (
     (r"\bconv(\d)\.conv\.", r"conv\1."),

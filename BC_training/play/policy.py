@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Float, Int
 from BC_training.checkpoints import store as checkpoint
 from BC_training.checkpoints.store import Bundle
 from BC_training.common.game_state import Moment, with_history
-from BC_training.common.types import Observation, Ticks, UserError, WindowSpec
+from BC_training.common.types import Observation, Ticks, WindowSpec
 from BC_training.networks.model import Model
 from BC_training.play.button_decoder import Decision
+from gameplay_pipeline.plumbing.errors import UserError
 
 
 class Memory(NamedTuple):

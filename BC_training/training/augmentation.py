@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from BC_training.common.config import AugmentationConfig
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import Batch, UserError
+from BC_training.common.types import Batch
+from gameplay_pipeline.plumbing.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

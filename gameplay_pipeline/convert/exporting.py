@@ -14,10 +14,10 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, Float32, UInt8
 
-from gameplay_pipeline.convert.importing import EpisodeError
-from gameplay_pipeline.store.reader import Entry, Reader, ReadError, read_frames
-from gameplay_pipeline.store.storage import StorageError, is_url
-from gameplay_pipeline.store.writer import RecordError, discard_partial, partial_folder
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.reader import Entry, Reader, read_frames
+from gameplay_pipeline.store.writer import discard_partial, partial_folder
 
 BLOCK = 64
 """Frames that are read together."""
@@ -63,29 +63,26 @@ def open_source(job: Export) -> Opened:
     """Opens what is to be converted, and names what no format that we write has a place for.
 
     Raises:
-        RecordError: there is no such dataset, OUT is there already or lies in it, or it can't be
+        UserError: there is no such dataset, OUT is there already or lies in it, or it can't be
             told what its frames or actions are.
     """
     if job.out.exists():
-        raise RecordError(f"{job.out} is there already; choose another path or remove it")
+        raise UserError(f"{job.out} is there already; choose another path or remove it")
     if not is_url(job.source):
         if not Path(job.source).exists():
-            raise RecordError(f"{job.source}: there is no such dataset")
+            raise UserError(f"{job.source}: there is no such dataset")
         if Path(job.source).resolve() in job.out.resolve().parents:
-            raise RecordError(f"OUT {job.out} lies in {job.source}")
-    try:
-        reader = Reader(job.source)
-        names = reader.names()
-        found = dict(zip(names, reader.entries(names), strict=True))
-        others = {array for name in names for array in reader.other_arrays(name)}
-    except (ReadError, StorageError) as error:
-        raise RecordError(str(error)) from error
+            raise UserError(f"OUT {job.out} lies in {job.source}")
+    reader = Reader(job.source)
+    names = reader.names()
+    found = dict(zip(names, reader.entries(names), strict=True))
+    others = {array for name in names for array in reader.other_arrays(name)}
     if not isinstance(reader.attributes.get("keys"), list):
-        raise RecordError(f"{job.source}: the root attribute 'keys' is missing")
+        raise UserError(f"{job.source}: the root attribute 'keys' is missing")
     said = reader.attributes.get("color_order")
     color = said if said in ("RGB", "BGR") else job.assume_color_order
     if color is None:
-        raise RecordError(
+        raise UserError(
             f"{job.source} does not say what its frames are in; "
             "give --assume-color-order RGB or BGR"
         )
@@ -93,7 +90,7 @@ def open_source(job: Export) -> Opened:
     shapes = [each.arrays["frames"].shape for each in entries.values() if "frames" in each.arrays]
     sizes = Counter(shape[2:] for shape in shapes if len(shape) == 4)
     if not sizes:
-        raise RecordError(f"{job.source}: none of its episodes has frames")
+        raise UserError(f"{job.source}: none of its episodes has frames")
     lost = [f"the array {array!r} of the episodes" for array in sorted(others)]
     if names != [f"episode_{number}" for number in range(len(names))]:
         lost.append("the numbers of the episodes: they count from 0 without gaps")
@@ -116,10 +113,10 @@ def find_entry(reader: Reader, name: str) -> Entry:
     """An episode's metadata.
 
     Raises:
-        ReadError: it can't be read.
+        DataError: it can't be read.
     """
     (entry,) = reader.entries([name])
-    if isinstance(entry, ReadError):
+    if isinstance(entry, DataError):
         raise entry
     return entry
 
@@ -132,20 +129,20 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
         attributes: of the root.
 
     Raises:
-        EpisodeError: something is missing, or of another size than it should be.
-        ReadError: it can't be read.
+        DataError: something is missing, or of another size than it should be.
+        DataError: it can't be read.
     """
     arrays = entry.arrays
     if "frames" not in arrays or "actions" not in arrays:
-        raise EpisodeError("it has no frames or no actions")
+        raise DataError("it has no frames or no actions")
     shape = arrays["frames"].shape
     if len(shape) != 4 or shape[1] != 3 or shape[0] == 0:
-        raise EpisodeError(f"its frames have shape {shape}, not [N, 3, H, W]")
+        raise DataError(f"its frames have shape {shape}, not [N, 3, H, W]")
     columns = {"actions": len(attributes["keys"]), "state": len(attributes.get("attributes") or ())}
     for name, count in columns.items():
         found = arrays[name].shape if name in arrays else None
         if count and found != (shape[0], count):
-            raise EpisodeError(f"its {name} have shape {found}, not {(shape[0], count)}")
+            raise DataError(f"its {name} have shape {found}, not {(shape[0], count)}")
     state = arrays["state"].read().astype(np.float32) if columns["state"] else None
     return Tables(arrays["actions"].read().astype(bool), state)
 
@@ -161,13 +158,13 @@ def read_rgb(
         size: height and width that they must have.
 
     Raises:
-        EpisodeError: they are of another size.
-        ReadError: they can't be read.
+        DataError: they are of another size.
+        DataError: they can't be read.
     """
     frames = entry.arrays["frames"]
     length, _, height, width = frames.shape
     if (height, width) != size:
-        raise EpisodeError(f"its frames are {height}x{width}, most are {size[0]}x{size[1]}")
+        raise DataError(f"its frames are {height}x{width}, most are {size[0]}x{size[1]}")
     for first in range(0, length, BLOCK):
         ticks = np.arange(first, min(first + BLOCK, length))
         block = read_frames([frames] * len(ticks), ticks)
@@ -179,7 +176,7 @@ def unfinished(out: Path) -> Iterator[Path]:
     """A new folder beside OUT, to be renamed to it when it is complete; otherwise it goes.
 
     Raises:
-        RecordError: it can't be made.
+        UserError: it can't be made.
     """
     folder = partial_folder(out)
     discard_partial(out)
@@ -193,13 +190,13 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says what could not be written, and why, in a RecordError."""
+    """Says what could not be written, and why, in a UserError."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise RecordError(
+        raise UserError(
             f"{path} can't be written: {reason}" + (". Make room and begin again" if full else "")
         ) from error
 

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.table import Table
 
 from gameplay_pipeline.environments.adapter import parse_size
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
     DatasetInfo,
-    RecordError,
     ZarrFormat,
     episode_attributes,
     open_dataset,
@@ -54,10 +54,6 @@ class Import:
     """Episodes that are converted at the same time; the usable cores if not given."""
 
 
-class EpisodeError(Exception):
-    """Why one episode can't be converted; the others can."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Done:
     """What became of one episode."""
@@ -76,12 +72,12 @@ def require(module: str, group: str) -> Any:
     """Imports what only conversions need.
 
     Raises:
-        RecordError: it is not installed; says how to get it.
+        UserError: it is not installed; says how to get it.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise RecordError(
+        raise UserError(
             f"this needs the package {module.partition('.')[0]}, which is in the group {group!r}: "
             f"uv run --group {group} -m ..."
         ) from error
@@ -91,31 +87,31 @@ def size_of(resolution: str) -> tuple[int, int]:
     """Width and height from --resolution.
 
     Raises:
-        RecordError: it is not WIDTHxHEIGHT.
+        UserError: it is not WIDTHxHEIGHT.
     """
     try:
         return parse_size(resolution)
     except ValueError as error:
-        raise RecordError(f"--{error}") from error
+        raise UserError(f"--{error}") from error
 
 
 def check_places(job: Import, what: str) -> None:
     """Refuses places that can't be read from and written to.
 
     Raises:
-        RecordError: there is no such folder of `what`, or OUT is no folder's name or lies in it.
+        UserError: there is no such folder of `what`, or OUT is no folder's name or lies in it.
     """
     source, out = job.source, job.out
     if not source.is_dir():
-        raise RecordError(f"{source}: there is no such folder of {what}")
+        raise UserError(f"{source}: there is no such folder of {what}")
     if "://" in str(out) or out.suffix == ".zip" or not out.name:
-        raise RecordError(f"{out}: OUT must name a folder; zip or upload it afterwards")
+        raise UserError(f"{out}: OUT must name a folder; zip or upload it afterwards")
     one, other = source.resolve(), out.resolve()
     if any(
         one == place or one in place.parents or place in one.parents
         for place in (other, partial_folder(other))
     ):
-        raise RecordError(f"OUT {out} and {source} lie in one another")
+        raise UserError(f"OUT {out} and {source} lie in one another")
 
 
 def as_float32(
@@ -140,9 +136,9 @@ def as_float32(
 
 
 def check_workers(workers: int | None) -> None:
-    """Raises a RecordError where there would be none."""
+    """Raises a UserError where there would be none."""
     if workers is not None and workers < 1:
-        raise RecordError(f"--workers is {workers}, but must be 1 or more")
+        raise UserError(f"--workers is {workers}, but must be 1 or more")
 
 
 def run(
@@ -163,7 +159,7 @@ def run(
         The number of episodes that were left out.
 
     Raises:
-        RecordError: the dataset there is another one, or it can't be written. What is complete by
+        UserError: the dataset there is another one, or it can't be written. What is complete by
             then is kept.
     """
     check_workers(job.workers)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from gameplay_pipeline.convert.importing import EpisodeError, require
+from gameplay_pipeline.convert.importing import require
+from gameplay_pipeline.plumbing.errors import DataError
 
 MICROSECONDS = Fraction(1, 1_000_000)
 
@@ -33,7 +34,7 @@ def frame_times(path: Path) -> Int64[np.ndarray, "N"]:
     """Microseconds at which each frame is shown, counted from the first; nothing is decoded.
 
     Raises:
-        EpisodeError: it is no video, is cut off, or its times don't rise.
+        DataError: it is no video, is cut off, or its times don't rise.
     """
     av = require("av", "convert")
     try:
@@ -44,23 +45,23 @@ def frame_times(path: Path) -> Int64[np.ndarray, "N"]:
                 if packet.size == 0:
                     continue  # marks the end
                 if packet.is_corrupt:
-                    raise EpisodeError(
+                    raise DataError(
                         f"{path.name} is cut off or damaged after {len(found):,} frames"
                     )
                 if packet.pts is None:
-                    raise EpisodeError(f"{path.name}: frame {len(found)} has no time")
+                    raise DataError(f"{path.name}: frame {len(found)} has no time")
                 found.append((packet.pts, packet.is_discard))
             base = stream.time_base
     except (av.FFmpegError, OSError) as error:
-        raise EpisodeError(f"{path.name} can't be read as a video: {error.strerror}") from error
+        raise DataError(f"{path.name} can't be read as a video: {error.strerror}") from error
     if len(found) < promised:
-        raise EpisodeError(f"{path.name} is cut off: {len(found):,} of {promised:,} frames")
+        raise DataError(f"{path.name} is cut off: {len(found):,} of {promised:,} frames")
     shown = sorted(pts for pts, discarded in found if not discarded)
     if len(shown) < 2:
-        raise EpisodeError(f"{path.name} has {len(shown)} frames, which is too few")
+        raise DataError(f"{path.name} has {len(shown)} frames, which is too few")
     times = np.array([round((pts - shown[0]) * base / MICROSECONDS) for pts in shown])
     if still := np.flatnonzero(np.diff(times) <= 0).tolist():
-        raise EpisodeError(f"{path.name}: frame {still[0] + 1} is at the time of the one before it")
+        raise DataError(f"{path.name}: frame {still[0] + 1} is at the time of the one before it")
     return times
 
 
@@ -75,7 +76,7 @@ def read_frames(
         threads: that decode.
 
     Raises:
-        EpisodeError: it can't be decoded.
+        DataError: it can't be decoded.
     """
     av = require("av", "convert")
     number = 0
@@ -90,11 +91,11 @@ def read_frames(
                 if start > 0 and frame.pts < first:
                     continue
                 if frame.is_corrupt:
-                    raise EpisodeError(f"{path.name}: frame {number} is damaged")
+                    raise DataError(f"{path.name}: frame {number} is damaged")
                 yield frame.to_ndarray(format="rgb24")
                 number += 1
     except (av.FFmpegError, OSError) as error:
-        raise EpisodeError(
+        raise DataError(
             f"{path.name}: frame {number} can't be decoded: {error.strerror}"
         ) from error
 
@@ -142,5 +143,5 @@ class VideoWriter:
 
 def _video(container: Any, path: Path) -> Any:
     if not container.streams.video:
-        raise EpisodeError(f"{path.name} holds no video")
+        raise DataError(f"{path.name} holds no video")
     return container.streams.video[0]

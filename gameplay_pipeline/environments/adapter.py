@@ -27,9 +27,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from tyro.constructors import PrimitiveConstructorSpec
 
-
-class EnvironmentRefused(Exception):  # noqa: N818 - a refusal, told without a traceback
-    """An environment that can't be made or doesn't fit; the message says why."""
+from gameplay_pipeline.plumbing.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +127,7 @@ class Environment(gymnasium.Wrapper[dict[str, Any], np.ndarray, Any, np.ndarray]
         """Wraps an environment.
 
         Raises:
-            EnvironmentRefused: it has not what the house needs, or not what is wanted.
+            UserError: it has not what the house needs, or not what is wanted.
         """
         super().__init__(env)
         game: Any = env.unwrapped
@@ -222,7 +220,7 @@ def make(name: str, adapter: Adapter, wanted: Wanted) -> Environment:
         wanted: size, buttons, attributes and tick rate.
 
     Raises:
-        EnvironmentRefused: it can't be made, or doesn't fit.
+        UserError: it can't be made, or doesn't fit.
     """
     try:
         module, _, short = name.rpartition(":")
@@ -239,7 +237,7 @@ def make(name: str, adapter: Adapter, wanted: Wanted) -> Environment:
         # The checker is for those who write environments, and costs time on every step.
         env = gymnasium.make(name, disable_env_checker=True, **{**told, **adapter.arguments})
     except Exception as error:  # whatever importing and building somebody's environment may raise
-        raise EnvironmentRefused(f"{name} can't be made: {error}") from error
+        raise UserError(f"{name} can't be made: {error}") from error
     try:
         return Environment(env, name, adapter, wanted)
     except BaseException:
@@ -269,13 +267,13 @@ def resize(frame: npt.NDArray[np.uint8], width: int, height: int) -> npt.NDArray
 def _buttons(space: spaces.Space[Any], game: Any, name: str) -> tuple[str, ...]:
     """The environment's own names of its buttons."""
     if not isinstance(space, spaces.MultiBinary) or len(space.shape) != 1:
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: its action space is {space}; only MultiBinary(n), a button a column, will do"
         )
     count = space.shape[0]
     names = tuple(getattr(game, "action_names", [f"button_{i}" for i in range(count)]))
     if len(names) != count:
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: its action space has {count} buttons, but its action_names are "
             f"{', '.join(names)}"
         )
@@ -288,7 +286,7 @@ def _actions(
     """Our names of the buttons, and the environment's column of each."""
     own = adapter.actions or {button: button for button in buttons}
     if unknown := sorted(set(own.values()) - set(buttons)):
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: the setting actions names {', '.join(unknown)}, "
             f"but its buttons are {', '.join(buttons)}"
         )
@@ -298,7 +296,7 @@ def _actions(
     if missing or extra:
         problems = [f"has no {', '.join(missing)}"] * bool(missing)
         problems += [f"has {', '.join(extra)} besides"] * bool(extra)
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: its buttons are not the wanted ones, it {' and '.join(problems)}; "
             'the setting environment.actions, {"our name": "its name", ...}, says which are which'
         )
@@ -313,7 +311,7 @@ def _observed(
     image = entries.pop(frame, None)
     shape = image.shape if isinstance(image, spaces.Box) and image.dtype == np.uint8 else ()
     if len(shape) != 3 or shape[2] != 3:
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: its observation space is {space}; only an image (a Box of uint8, height x "
             f"width x 3) or a Dict with one as {frame!r} will do"
         )
@@ -339,7 +337,7 @@ def _attributes(
     offered = offered if adapter.state is None else adapter.state
     names = offered if wanted.attributes is None else wanted.attributes
     if missing := [each for each in names if each not in known]:
-        raise EnvironmentRefused(
+        raise UserError(
             f"{name}: its observations lack the attributes {', '.join(missing)}; "
             f"they have {', '.join(known) or 'none'}"
         )

@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable
 
-from gameplay_pipeline.store.writer import RecordError
+from gameplay_pipeline.plumbing.errors import UserError
 
 BEGINS_ANEW = "interrupted; nothing of it is kept, the same command begins anew"
 """What to say after Ctrl-C where the whole is written or nothing."""
 
 
 def run(do: Callable[[], int | None], interrupted: str) -> int:
-    """The exit status: 1 where `do` gave a number above zero or raised a RecordError.
+    """The exit status: 1 where `do` gave a number above zero or raised a UserError.
 
     Args:
         do: the work; how many episodes it had to leave out, or None.
@@ -18,7 +18,7 @@ def run(do: Callable[[], int | None], interrupted: str) -> int:
     """
     try:
         return 1 if do() else 0
-    except RecordError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

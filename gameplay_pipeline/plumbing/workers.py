@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import cv2
 
-from gameplay_pipeline.store.writer import RecordError
+from gameplay_pipeline.plumbing.errors import UserError
 
 PATIENCE_S = 5.0
 """Seconds that a worker gets to end by itself."""
@@ -34,7 +34,7 @@ def in_processes(
         workers: processes; the usable cores if not given. With one, or one item, all is done here.
 
     Raises:
-        RecordError: `do` raised it, or a process died.
+        UserError: `do` raised it, or a process died.
     """
     count = min(workers or usable_cores(), len(items))
     if count > 1:
@@ -75,11 +75,11 @@ def _in_processes(
                     result = connection.recv()
                 except (EOFError, ConnectionError):
                     running[connection].join()
-                    raise RecordError(
+                    raise UserError(
                         f"a worker died (exit code {running[connection].exitcode}), perhaps for "
                         "want of memory; try again with fewer --workers"
                     ) from None
-                if isinstance(result, RecordError):
+                if isinstance(result, UserError):
                     raise result
                 if queue:
                     connection.send(queue.popleft())
@@ -108,7 +108,7 @@ def _work(connection: Connection, do: Callable[[Any], Any]) -> None:
             return
         try:
             connection.send(do(item))
-        except RecordError as error:
+        except UserError as error:
             connection.send(error)
 
 

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from jaxtyping import Int, UInt8
 from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]
 
-from gameplay_pipeline.store.storage import Span, Storage, StorageError, is_url, open_storage
+from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.storage import Span, Storage, open_storage
 from gameplay_pipeline.store.writer import EPISODE
 
 ARRAYS = ("frames", "actions", "state", "timestamps")
@@ -47,19 +49,6 @@ may be put."""
 blosc.use_threads = False
 
 
-class ReadError(Exception):
-    """Data that can't be read; names the array and, where they are known, the ticks."""
-
-    def __init__(
-        self, message: str, ticks: tuple[int, int] | None = None, *, is_passing: bool = False
-    ):
-        super().__init__(message)
-        self.ticks = ticks
-        """From the first to one past the last; None where it concerns all or can't be told."""
-        self.is_passing = is_passing
-        """Whether the data may be sound, and only can't be had now."""
-
-
 class Entry(NamedTuple):
     """An episode as its metadata describes it; nothing of its arrays is read yet."""
 
@@ -75,13 +64,10 @@ class Reader:
         """Opens the root group.
 
         Raises:
-            ReadError: there is none, or it can't be read.
+            DataError: there is none, or it can't be read.
         """
         self.location = str(location)
-        try:
-            self._storage = open_storage(location)
-        except StorageError as error:
-            raise ReadError(str(error)) from error
+        self._storage = open_storage(location)
         self._fingerprint: str | None = None
         self._consolidated: dict[str, Any] = {}
         if is_url(location):
@@ -92,16 +78,13 @@ class Reader:
         """The episodes' names, in natural order.
 
         Raises:
-            ReadError: where the dataset is, nothing can be listed, or two have one number.
+            DataError: where the dataset is, nothing can be listed, or two have one number.
         """
-        try:
-            children = self._storage.children("")
-        except StorageError as error:
-            raise ReadError(str(error)) from error
+        children = self._storage.children("")
         if self._consolidated:
             children = list({key.partition("/")[0] for key in self._consolidated})
         if children is None:
-            raise ReadError(
+            raise DataError(
                 f"{self.location}: this server lists no folders and the dataset has no "
                 "consolidated metadata; run zarr.consolidate_metadata on it, or serve it as a .zip"
             )
@@ -110,17 +93,17 @@ class Reader:
             if match := EPISODE.fullmatch(name):
                 other = found.setdefault(int(match[1]), name)
                 if other != name:
-                    raise ReadError(
+                    raise DataError(
                         f"{self.location}: {other} and {name} have the same number; rename or "
                         "remove one of them"
                     )
         return [found[number] for number in sorted(found)]
 
-    def entries(self, names: Sequence[str]) -> Iterator[Entry | ReadError]:
+    def entries(self, names: Sequence[str]) -> Iterator[Entry | DataError]:
         """Metadata of episodes, in that order; of one that is broken, why.
 
         Raises:
-            ReadError: where the dataset is, can't be reached any more.
+            DataError: where the dataset is, can't be reached any more.
         """
         for first in range(0, len(names), INDEXED_AT_ONCE):
             some = names[first : first + INDEXED_AT_ONCE]
@@ -131,7 +114,7 @@ class Reader:
                 try:
                     yield self._entry(name, own)
                 except Exception as error:  # whatever damaged metadata may raise
-                    yield ReadError(f"its metadata can't be read: {error!s}")
+                    yield DataError(f"its metadata can't be read: {error!s}")
 
     def fingerprint(self) -> str:
         """Changes when files of the dataset do; as they are when it is first asked for."""
@@ -149,13 +132,13 @@ class Reader:
         new, group, attributes = self._fetch_metadata(["zarr.json", ".zgroup", ".zattrs"])
         for value, file in ((new, "zarr.json"), (attributes, ".zattrs")):
             if isinstance(value, Exception):
-                raise ReadError(f"{self.location}: {file} can't be read: {value}")
+                raise DataError(f"{self.location}: {file} can't be read: {value}")
         if isinstance(new, dict):
             attributes = new.get("attributes")
         elif group is None:
-            raise ReadError(f"{self.location}: there is no zarr group in it")
+            raise DataError(f"{self.location}: there is no zarr group in it")
         if not isinstance(attributes, dict | None):
-            raise ReadError(f"{self.location}: its attributes are {attributes!r}, not a mapping")
+            raise DataError(f"{self.location}: its attributes are {attributes!r}, not a mapping")
         return 3 if isinstance(new, dict) else 2, dict(attributes or {})
 
     def _read_consolidated(self) -> dict[str, Any]:
@@ -168,7 +151,7 @@ class Reader:
                 inner = new["consolidated_metadata"]["metadata"]
                 return {"zarr.json": new, **{f"{key}/zarr.json": inner[key] for key in inner}}
         except (KeyError, TypeError, ValueError) as error:
-            raise ReadError(
+            raise DataError(
                 f"{self.location}: its consolidated metadata is damaged: {error!r}"
             ) from error
         return {}
@@ -183,19 +166,16 @@ class Reader:
         if self._consolidated:
             yield from (self._consolidated.get(key) for key in keys)
             return
-        try:
-            for raw in self._storage.fetch([Span(key) for key in keys]):
-                try:
-                    yield None if raw is None else json.loads(bytes(raw))
-                except ValueError as error:
-                    yield error
-        except StorageError as error:
-            raise ReadError(str(error)) from error
+        for raw in self._storage.fetch([Span(key) for key in keys]):
+            try:
+                yield None if raw is None else json.loads(bytes(raw))
+            except ValueError as error:
+                yield error
 
     def _entry(self, name: str, metadata: Mapping[str, Any]) -> Entry:
         for key, value in metadata.items():
             if isinstance(value, Exception):
-                raise ReadError(f"{key}: {value}")
+                raise DataError(f"{key}: {value}")
         group, *arrays = metadata.values()
         attributes = group or {}
         if self.zarr_format == 3:
@@ -260,7 +240,7 @@ class Array:
         """Bytes of a decoded chunk."""
         others = [range(-(-n // c)) for n, c in zip(shape[1:], chunk[1:], strict=True)]
         if math.prod(map(len, others)) > MAX_COLUMNS:
-            raise ReadError(f"{key}: shape {shape} in chunks of {chunk} can't be meant")
+            raise DataError(f"{key}: shape {shape} in chunks of {chunk} can't be meant")
         self.columns = [*itertools.product(*others)]
         """Of the chunks that make up a block: their places along all axes but the first."""
         self.is_whole = chunk[1:] == shape[1:]
@@ -281,7 +261,7 @@ class Array:
         """All of it.
 
         Raises:
-            ReadError: a chunk is missing or can't be decoded.
+            DataError: a chunk is missing or can't be decoded.
         """
         whole = np.empty(self.shape, self.dtype)
         for number, block in enumerate(read_blocks([(self, n) for n in range(self.blocks)])):
@@ -298,10 +278,7 @@ class Array:
                 if any(self.span((number, *column)) is None for column in self.columns)
             ]
         folder, _, name = self._start.rpartition("/")
-        try:
-            listed = self.storage.children(folder)
-        except StorageError as error:
-            raise ReadError(str(error), is_passing=error.is_passing) from error
+        listed = self.storage.children(folder)
         if listed is None:
             return None
         present = set(listed)
@@ -321,15 +298,15 @@ class Array:
         """The next bytes that were asked for, those of a chunk.
 
         Raises:
-            ReadError: they can't be read, or are not there.
+            DataError: they can't be read, or are not there.
         """
         try:
             value = None if span is None else next(raw)
-        except StorageError as error:
+        except DataError as error:
             what = f"{self.where(place)} can't be read: {error}"
-            raise ReadError(what, self.ticks(place), is_passing=error.is_passing) from error
+            raise DataError(what, self.ticks(place), is_transient=error.is_transient) from error
         if value is None:
-            raise ReadError(
+            raise DataError(
                 f"{self.where(place)} is missing (a chunk that was left out because it is all "
                 "black or all zero counts as missing: write such chunks too)",
                 self.ticks(place),
@@ -342,7 +319,7 @@ class Array:
         """A chunk from its bytes, not yet shaped; in `scratch` if its codec can write there.
 
         Raises:
-            ReadError: it is cut off, damaged or of another size than the array says.
+            DataError: it is cut off, damaged or of another size than the array says.
         """
         try:
             for decoder in self._outer_decoders:
@@ -354,7 +331,7 @@ class Array:
             return raw if raw is scratch else np.frombuffer(raw, np.uint8)
         except Exception as error:  # each codec raises its own
             what = f"{self.where(place)} can't be decoded: {error}"
-            raise ReadError(what, self.ticks(place)) from error
+            raise DataError(what, self.ticks(place)) from error
 
     def shaped(self, chunk: UInt8[np.ndarray, "bytes"]) -> npt.NDArray[Any]:
         return np.ndarray(self._chunk, self.dtype, chunk, order=self._order)
@@ -409,10 +386,8 @@ class Array:
                 self._indices[key] = (
                     None if raw is None else np.frombuffer(_checked(raw), "<u8").reshape(chunks, 2)
                 )
-            except StorageError as error:
-                raise ReadError(str(error), is_passing=error.is_passing) from error
             except ValueError as error:
-                raise ReadError(f"{key}: the index of this shard is damaged: {error}") from error
+                raise DataError(f"{key}: the index of this shard is damaged: {error}") from error
         return self._indices[key]
 
 
@@ -422,7 +397,7 @@ def read_blocks(wanted: Sequence[tuple[Array, int]]) -> Iterator[npt.NDArray[Any
     A block may stand on memory that the next one takes over: copy what is to stay.
 
     Raises:
-        ReadError: a chunk is missing or can't be decoded.
+        DataError: a chunk is missing or can't be decoded.
     """
     if not wanted:
         return
@@ -458,7 +433,7 @@ def read_frames(
         out: where they are put; in memory of their own if not given.
 
     Raises:
-        ReadError: a chunk is missing or can't be decoded.
+        DataError: a chunk is missing or can't be decoded.
     """
     if out is None:
         channels, height, width = arrays[0].shape[1:]
@@ -514,7 +489,7 @@ def _array_v2(storage: Storage, key: str, metadata: Mapping[str, Any]) -> Array:
 def _array_v3(storage: Storage, key: str, metadata: Mapping[str, Any]) -> Array:
     grid, encoding = metadata["chunk_grid"], metadata["chunk_key_encoding"]
     if grid["name"] != "regular":
-        raise ReadError(f"{key}: its chunk grid {grid['name']!r} is not known")
+        raise DataError(f"{key}: its chunk grid {grid['name']!r} is not known")
     is_default = encoding["name"] == "default"
     separator = encoding.get("configuration", {}).get("separator", "/" if is_default else ".")
     chunk, codecs = tuple(grid["configuration"]["chunk_shape"]), metadata["codecs"]
@@ -534,7 +509,7 @@ def _array_v3(storage: Storage, key: str, metadata: Mapping[str, Any]) -> Array:
         elif name in ("blosc", "zstd", "gzip"):
             decoders.append(_decoder({"id": name}))
         else:
-            raise ReadError(f"{key}: its codec {name!r} is not known")
+            raise DataError(f"{key}: its codec {name!r} is not known")
     return Array(
         storage,
         key,

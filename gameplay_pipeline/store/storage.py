@@ -13,24 +13,14 @@ from typing import Any, NamedTuple, Protocol
 
 import fsspec
 
+from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.paths import is_url
+
 HEADER = 30
 """Bytes of a zip entry's own header, before its name."""
 
 SLACK = 64
 """Bytes that an entry's own header may be longer than the archive's directory says."""
-
-
-class StorageError(Exception):
-    """Bytes that can't be had, and why; names the path or URL."""
-
-    is_passing = True
-    """Whether they may be sound, and only can't be had now."""
-
-
-class DamageError(StorageError):
-    """Bytes that are there, but not what they should be: to try again is no use."""
-
-    is_passing = False
 
 
 class Span(NamedTuple):
@@ -50,7 +40,7 @@ class Storage(Protocol):
         They may stand on memory that the next ones take over.
 
         Raises:
-            StorageError: a file is there but can't be read.
+            DataError: a file is there but can't be read.
         """
         ...
 
@@ -63,18 +53,13 @@ class Storage(Protocol):
         ...
 
 
-def is_url(location: str | Path) -> bool:
-    """Whether a dataset lies behind a URL such as https://, s3://, gs:// or hf://."""
-    return "://" in str(location)
-
-
 def open_storage(location: str | Path) -> Storage:
     """Opens a folder, a .zip, or a URL of either.
 
     The keys are relative to the folder that holds the root group: a .zip may have one on top.
 
     Raises:
-        StorageError: there is nothing, it can't be reached, or it is a damaged archive.
+        DataError: there is nothing, it can't be reached, or it is a damaged archive.
     """
     if is_url(location):
         url = str(location)
@@ -85,14 +70,14 @@ def open_storage(location: str | Path) -> Storage:
         remote = Remote(filesystem, folder, url)
         # Opening it below would call everything "not found".
         if next(remote.fetch([Span(name, 0, 4)])) is None:
-            raise StorageError(f"{url}: there is no such file")
+            raise DataError(f"{url}: there is no such file", is_transient=True)
         try:
             with filesystem.open(path) as file:
                 return Archive(remote, name, file, url)
-        except StorageError:
+        except DataError:
             raise
         except Exception as error:  # each protocol raises its own
-            raise StorageError(f"{url}: {_why(error)}") from error
+            raise DataError(f"{url}: {_why(error)}", is_transient=True) from error
     path = Path(location)
     if path.is_dir():
         return Folder(path)
@@ -100,7 +85,7 @@ def open_storage(location: str | Path) -> Storage:
         with path.open("rb") as file:
             return Archive(_File(path), path.name, file, str(path))
     except OSError as error:
-        raise StorageError(f"{path}: {os.strerror(error.errno or 0)}") from error
+        raise DataError(f"{path}: {os.strerror(error.errno or 0)}", is_transient=True) from error
 
 
 class Folder:
@@ -118,13 +103,17 @@ class Folder:
                 yield None
                 continue
             except OSError as error:
-                raise StorageError(f"{self._path}/{key}: {error.strerror}") from error
+                raise DataError(
+                    f"{self._path}/{key}: {error.strerror}", is_transient=True
+                ) from error
             try:
                 length = os.fstat(file).st_size
                 start = max(start + length, 0) if start < 0 else start
                 found = buffer.read(file, start, length - start if size is None else size)
             except OSError as error:
-                raise StorageError(f"{self._path}/{key}: {error.strerror}") from error
+                raise DataError(
+                    f"{self._path}/{key}: {error.strerror}", is_transient=True
+                ) from error
             finally:
                 os.close(file)
             yield found
@@ -135,7 +124,9 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            raise StorageError(f"{self._path}/{folder}: {error.strerror}") from error
+            raise DataError(
+                f"{self._path}/{folder}: {error.strerror}", is_transient=True
+            ) from error
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._path).encode())
@@ -169,7 +160,7 @@ class _File:
             try:
                 yield buffer.read(self._file, start, size or 0)
             except OSError as error:
-                raise StorageError(f"{self._path}: {error.strerror}") from error
+                raise DataError(f"{self._path}: {error.strerror}", is_transient=True) from error
 
     def children(self, folder: str) -> list[str]:
         return [self._path.name]
@@ -198,11 +189,14 @@ class Remote:
             if isinstance(value, FileNotFoundError):
                 yield None
             elif isinstance(value, Exception):
-                raise StorageError(f"{self._url}: {span.key}: {_why(value)}") from value
+                raise DataError(
+                    f"{self._url}: {span.key}: {_why(value)}", is_transient=True
+                ) from value
             elif len(value) > _most(span, len(value)):
-                raise StorageError(
+                raise DataError(
                     f"{self._url}: the server sends whole files when asked for parts of them; "
-                    "download the dataset, or use a server that supports Range requests"
+                    "download the dataset, or use a server that supports Range requests",
+                    is_transient=True,
                 )
             else:
                 yield value
@@ -220,7 +214,7 @@ class Remote:
         keys = [".zmetadata", "zarr.json", ".zattrs"]
         try:
             parts = list(self.fetch([Span(key) for key in keys]))
-        except StorageError:
+        except DataError:
             parts = []
         digest = hashlib.sha256(self._url.encode())
         for part in parts:
@@ -264,27 +258,31 @@ class Archive:
             with zipfile.ZipFile(file) as archive:
                 found = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-            raise StorageError(
+            raise DataError(
                 f"{where}: neither a folder nor a whole .zip: {error}. "
-                "If it was downloaded, download it again."
+                "If it was downloaded, download it again.",
+                is_transient=True,
             ) from error
         for info in found:
             if info.filename.startswith(("/", "\\")) or ".." in info.filename.split("/"):
-                raise StorageError(
-                    f"{where}: its entry {info.filename!r} points outside the archive"
+                raise DataError(
+                    f"{where}: its entry {info.filename!r} points outside the archive",
+                    is_transient=True,
                 )
             if info.header_offset < 0 or info.header_offset + info.compress_size > length:
-                raise StorageError(
+                raise DataError(
                     f"{where}: its entry {info.filename!r} lies outside the file, which is "
-                    "truncated or damaged; download it again"
+                    "truncated or damaged; download it again",
+                    is_transient=True,
                 )
             if info.flag_bits & 1 or info.compress_type not in (
                 zipfile.ZIP_STORED,
                 zipfile.ZIP_DEFLATED,
             ):
-                raise StorageError(
+                raise DataError(
                     f"{where}: its entry {info.filename!r} is encrypted or packed in a way other "
-                    "than stored and deflated"
+                    "than stored and deflated",
+                    is_transient=True,
                 )
         roots = [
             info.filename.rpartition("/")[0]
@@ -292,7 +290,7 @@ class Archive:
             if info.filename.rpartition("/")[2] in (".zgroup", "zarr.json")
         ]
         if not roots:
-            raise StorageError(f"{where}: there is no zarr group in this .zip")
+            raise DataError(f"{where}: there is no zarr group in this .zip", is_transient=True)
         top = min(roots, key=lambda folder: folder.count("/") + bool(folder))
         prefix = f"{top}/" if top else ""
         self._entries: dict[str, _Entry] = {}
@@ -349,7 +347,7 @@ class Archive:
     def _header(self, key: str, entry: _Entry, raw: bytes | memoryview) -> int:
         """Where an entry's bytes start, which only its own header tells."""
         if bytes(raw[:4]) != b"PK\x03\x04":
-            raise DamageError(f"{self._where}: {key} is not where the archive's directory says")
+            raise DataError(f"{self._where}: {key} is not where the archive's directory says")
         name, extra = (int.from_bytes(raw[at : at + 2], "little") for at in (26, 28))
         start = entry.start + HEADER + name + extra
         if entry.compression == zipfile.ZIP_STORED:
@@ -363,13 +361,13 @@ class Archive:
         first = self._header(span.key, entry, raw) - entry.start
         data = memoryview(raw)[first : first + entry.size]
         if len(data) < entry.size:
-            raise DamageError(f"{self._where}: {span.key} is cut off")
+            raise DataError(f"{self._where}: {span.key} is cut off")
         if entry.compression == zipfile.ZIP_STORED:
             return data
         try:
             whole = zlib.decompress(data, -zlib.MAX_WBITS)
         except zlib.error as error:
-            raise DamageError(f"{self._where}: {span.key} can't be unpacked: {error}") from error
+            raise DataError(f"{self._where}: {span.key} can't be unpacked: {error}") from error
         first = max(span.start + len(whole), 0) if span.start < 0 else span.start
         return whole[first : None if span.size is None else first + span.size]
 
@@ -402,9 +400,10 @@ def _filesystem(url: str) -> tuple[Any, str]:
             return fsspec.core.url_to_fs(url, client_kwargs={"headers": headers})
         return fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise StorageError(
+        raise DataError(
             f"{url}: {error}. https:// and hf:// work as they are; s3:// and gs:// need the extra "
-            "`cloud`: uv run --extra cloud ..."
+            "`cloud`: uv run --extra cloud ...",
+            is_transient=True,
         ) from error
 
 
@@ -412,7 +411,7 @@ def _hub_address(url: str) -> str:
     """Where hf://datasets/OWNER/NAME[@REVISION]/PATH is served."""
     parts = url.removeprefix("hf://").split("/")
     if len(parts) < 4 or parts[0] != "datasets":
-        raise StorageError(f"{url}: expected hf://datasets/OWNER/NAME/PATH")
+        raise DataError(f"{url}: expected hf://datasets/OWNER/NAME/PATH", is_transient=True)
     name, _, revision = parts[2].partition("@")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     path = "/".join(parts[3:])

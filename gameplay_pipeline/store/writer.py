@@ -27,6 +27,8 @@ import zarr
 import zarr.codecs
 from numcodecs import Blosc
 
+from gameplay_pipeline.plumbing.errors import UserError
+
 ZarrFormat = Literal[2, 3]
 
 VERSION = 1
@@ -36,10 +38,6 @@ SHARD = 512
 """Frames in a shard (zarr v3), and in memory before they are written."""
 
 EPISODE = re.compile(r"episode_(\d+)")
-
-
-class RecordError(Exception):
-    """Something the person at the keyboard can mend; print it without a traceback."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +79,7 @@ def sole_writer(path: Path) -> Iterator[None]:
     """Keeps other processes from writing a dataset; at the end, its unfinished episodes go.
 
     Raises:
-        RecordError: another process is writing it, or it can't be written.
+        UserError: another process is writing it, or it can't be written.
     """
     file = path.with_name(path.name + ".lock")
     with _writing(path):
@@ -92,7 +90,7 @@ def sole_writer(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RecordError(
+            raise UserError(
                 f"{path}: another process is writing it; wait for its end, or choose another path"
             ) from error
         try:
@@ -111,7 +109,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
         The numbers of the episodes that are complete.
 
     Raises:
-        RecordError: something else is at `path`, the dataset there differs from `info` or
+        UserError: something else is at `path`, the dataset there differs from `info` or
             `zarr_format`, or it can't be written.
     """
     with _writing(path):
@@ -131,7 +129,7 @@ def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[
         if found.get(key) != wanted.get(key)
     ]
     if differences:
-        raise RecordError(
+        raise UserError(
             f"{path} was written with other settings:\n" + "\n".join(differences) + "\n"
             "Repeat those settings to continue it, or choose another path."
         )
@@ -247,7 +245,7 @@ class EpisodeWriter:
             The number of ticks.
 
         Raises:
-            RecordError: it can't be written.
+            UserError: it can't be written.
         """
         ticks = len(self._actions)
         if ticks % SHARD:
@@ -291,7 +289,7 @@ def _existing(path: Path) -> zarr.Group:
     try:
         return zarr.open_group(path, mode="r")
     except (OSError, ValueError, KeyError) as error:
-        raise RecordError(
+        raise UserError(
             f"{path} exists and is no zarr dataset; choose another path or remove it ({error})"
         ) from error
 
@@ -316,7 +314,7 @@ def _writing(path: Path) -> Iterator[None]:
         reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             reason += ". Complete episodes are kept: make room and run the same command to continue"
-        raise RecordError(f"{path} can't be written: {reason}") from error
+        raise UserError(f"{path} can't be written: {reason}") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import zarr
 
 from BC_training.analysis.dataset import checks as health
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import Problem, UserError
+from BC_training.common.types import Problem
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from BC_training import models
 from BC_training.common import config as configs
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 PACKAGE = Path(configs.__file__).parent.parent
 MINIMAL = "dataset:\n  path: d.zarr\nmodel:\n  name: pure_cnn\n"

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import UnreadableError, UserError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from tests.support.made_data import ACTIONS, make_dataset
 
 
@@ -191,7 +191,7 @@ def test_a_chunk_that_is_missing_on_disk_is_an_error_not_black_frames(
     assert (problem.episode, problem.ticks) == ("episode_2", ticks)
     assert "missing" in problem.what
     opened_before.read_frames(2, np.array([ticks[0] - 1]))
-    with pytest.raises(UnreadableError, match=r"episode_2/frames: tick.* is missing") as caught:
+    with pytest.raises(DataError, match=r"episode_2/frames: tick.* is missing") as caught:
         opened_before.read_frames(2, slice(5, 20))
     assert caught.value.ticks == ticks
 

@@ -14,7 +14,7 @@ from BC_training.common.config import DatasetConfig
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames import residency
 from BC_training.common.frames.residency import CachedFrames
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.common.test_episodes import refuse_to_open
 from tests.support.made_data import make_dataset
 

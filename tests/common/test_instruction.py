@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from BC_training.common import instruction
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 TEXTS = ("attack whenever you can", "stay back and dodge", "attack whenever you can")
 

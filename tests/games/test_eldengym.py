@@ -18,10 +18,10 @@ for _module in ("eldengym", "pysiphon"):
     )
 
 from BC_training import rollout
-from BC_training.common.types import UserError
 from gameplay_pipeline.environments import live
-from gameplay_pipeline.environments.adapter import Adapter, EnvironmentRefused, Wanted, make
+from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
 from gameplay_pipeline.environments.live import GameLost, LiveGame
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.play.test_replay import same_in_play_and_training
 from tests.project.test_commands import run, start
 from tests.support.fake_siphon import FakeSiphon, quicken, recorded_fight
@@ -256,14 +256,14 @@ def test_how_a_fight_ends(server, overrides, outcome):
 def test_a_server_that_is_down_or_has_no_game_is_named(server):
     wanted = Wanted(64, 36, ACTIONS)
     nowhere = Adapter(arguments={"host": "127.0.0.1:1"})
-    with pytest.raises(EnvironmentRefused, match=r"no Siphon server answers at 127\.0\.0\.1:1"):
+    with pytest.raises(UserError, match=r"no Siphon server answers at 127\.0\.0\.1:1"):
         make(MARGIT, nowhere, wanted)
     server.memory_missing = True
     here = Adapter(arguments={"host": server.host})
-    with pytest.raises(EnvironmentRefused, match=r"no process eldenring\.exe"):
+    with pytest.raises(UserError, match=r"no process eldenring\.exe"):
         make(MARGIT, here, wanted)
     server.memory_missing = False
-    with pytest.raises(EnvironmentRefused, match=r"Unknown actions.*teleport"):
+    with pytest.raises(UserError, match=r"Unknown actions.*teleport"):
         make(MARGIT, here, Wanted(64, 36, ("teleport",)))
 
 

@@ -13,9 +13,9 @@ from BC_training import models, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
-from BC_training.common.types import UserError
 from BC_training.networks import backbones
 from BC_training.play.policy import Policy
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import window_model
 from tests.support.made_data import make_dataset
 

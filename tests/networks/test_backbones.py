@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from BC_training import models, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
-from BC_training.common.types import ModelConfig, UserError
+from BC_training.common.types import ModelConfig
 from BC_training.networks import backbones, pretrained
 from BC_training.networks.backbones import (
     BackboneConfig,
@@ -25,6 +25,7 @@ from BC_training.networks.backbones import (
     make_backbone,
 )
 from BC_training.play.policy import Policy
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import torchvision_golden as golden
 
 GOLDEN = json.loads(golden.FILE.read_text())

@@ -29,7 +29,7 @@ from gameplay_pipeline.convert_to_zarr import (
     pressed_in,
     read_keybinds,
 )
-from gameplay_pipeline.store.writer import RecordError
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_recording import (
     START_US,
     make_session,
@@ -481,37 +481,37 @@ BAD_KEYBINDS = {
 @pytest.mark.parametrize("text", BAD_KEYBINDS)
 def test_bad_keybinds_are_refused(recordings, tmp_path, text):
     (tmp_path / "bad.json").write_text(text)
-    with pytest.raises(RecordError, match=BAD_KEYBINDS[text]):
+    with pytest.raises(UserError, match=BAD_KEYBINDS[text]):
         run(recordings, keybinds=tmp_path / "bad.json")
     assert not (tmp_path / "out.zarr").exists()
 
 
 def test_bad_arguments_are_refused(recordings, tmp_path):
-    with pytest.raises(RecordError, match="no such folder of recordings"):
+    with pytest.raises(UserError, match="no such folder of recordings"):
         run(tmp_path / "nowhere")
-    with pytest.raises(RecordError, match="--resolution is '96'"):
+    with pytest.raises(UserError, match="--resolution is '96'"):
         run(recordings, resolution="96")
-    with pytest.raises(RecordError, match="--workers is 0"):
+    with pytest.raises(UserError, match="--workers is 0"):
         run(recordings, workers=0)
-    with pytest.raises(RecordError, match="lie in one another"):
+    with pytest.raises(UserError, match="lie in one another"):
         run(recordings, recordings / "out.zarr")
-    with pytest.raises(RecordError, match="OUT must name a folder"):
+    with pytest.raises(UserError, match="OUT must name a folder"):
         run(recordings, tmp_path / "out.zip")
-    with pytest.raises(RecordError, match="is a session"):
+    with pytest.raises(UserError, match="is a session"):
         run(recordings / "session_2", tmp_path / "out.zarr")
-    with pytest.raises(RecordError, match="can't be read as key bindings"):
+    with pytest.raises(UserError, match="can't be read as key bindings"):
         run(recordings, keybinds=tmp_path / "absent.json")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecordError, match="no folders of sessions"):
+    with pytest.raises(UserError, match="no folders of sessions"):
         run(tmp_path / "empty")
     (tmp_path / "empty" / "a").mkdir()
-    with pytest.raises(RecordError, match=r"none of its 1 sessions has a memory_data\.csv"):
+    with pytest.raises(UserError, match=r"none of its 1 sessions has a memory_data\.csv"):
         run(tmp_path / "empty")
 
 
 def test_another_dataset_at_out_is_refused(recordings):
     assert run(recordings, resolution="48x32") == 0
-    with pytest.raises(RecordError, match="written with other settings"):
+    with pytest.raises(UserError, match="written with other settings"):
         run(recordings, resolution="24x16")
 
 
@@ -520,7 +520,7 @@ def test_without_the_group_it_says_which(monkeypatch, recordings):
         raise ModuleNotFoundError(name)
 
     monkeypatch.setattr(conversion.importlib, "import_module", absent)
-    with pytest.raises(RecordError, match="uv run --group convert"):
+    with pytest.raises(UserError, match="uv run --group convert"):
         run(recordings)
 
 

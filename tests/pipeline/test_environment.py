@@ -10,14 +10,8 @@ import zarr
 
 from BC_training import rollout
 from BC_training.common import config as configs
-from BC_training.common.types import UserError
-from gameplay_pipeline.environments.adapter import (
-    Adapter,
-    EnvironmentRefused,
-    Wanted,
-    make,
-    parse_adapter,
-)
+from gameplay_pipeline.environments.adapter import Adapter, Wanted, make, parse_adapter
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import main as record_main
 from gameplay_pipeline.record import record
 from tests.project.test_commands import run
@@ -127,7 +121,7 @@ def test_the_expert_plays_with_our_buttons():
     ],
 )
 def test_what_does_not_fit_is_named(name, adapter, wanted, message):
-    with pytest.raises(EnvironmentRefused, match=message):
+    with pytest.raises(UserError, match=message):
         make(name, Adapter(**adapter), Wanted(40, 30, **wanted))
 
 

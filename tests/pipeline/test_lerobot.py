@@ -15,7 +15,8 @@ import zarr
 
 from gameplay_pipeline.convert.video import frame_times, read_frames
 from gameplay_pipeline.lerobot import FromLeRobot, ToLeRobot, from_lerobot, to_lerobot
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError, open_dataset
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import make_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +183,7 @@ def test_actions_that_are_no_buttons_are_refused(exported, tmp_path):
         return values
 
     change_column(exported / "data/chunk-000/file-000.parquet", "action", push)
-    with pytest.raises(RecordError, match=r"action right is 0\.25 in row 50"):
+    with pytest.raises(UserError, match=r"action right is 0\.25 in row 50"):
         load(exported, tmp_path / "back.zarr")
     assert not (tmp_path / "back.zarr").exists()
 
@@ -204,9 +205,7 @@ def test_cameras_and_features_that_stay_behind_are_named(exported, tmp_path, cap
     features["observation.images.wrist"] = features["observation.images.screen"]
     features["next.reward"] = {"dtype": "float32", "shape": [1], "names": None}
     change_info(exported, features=features)
-    with pytest.raises(
-        RecordError, match=r"--camera is None; .*screen, observation\.images\.wrist"
-    ):
+    with pytest.raises(UserError, match=r"--camera is None; .*screen, observation\.images\.wrist"):
         load(exported, tmp_path / "back.zarr")
     assert load(exported, tmp_path / "back.zarr", camera="observation.images.screen") == 0
     expected = "not carried over: next.reward, observation.images.wrist"
@@ -225,23 +224,23 @@ def test_an_episode_that_cannot_be_read_is_left_out(exported, tmp_path, capsys):
 
 
 def test_bad_sources_are_refused(exported, tmp_path):
-    with pytest.raises(RecordError, match="no such folder of a LeRobot dataset"):
+    with pytest.raises(UserError, match="no such folder of a LeRobot dataset"):
         load(tmp_path / "nowhere", tmp_path / "back.zarr")
     change_info(exported, codebase_version="v2.1")
-    with pytest.raises(RecordError, match=r"is v2\.1, but only v3"):
+    with pytest.raises(UserError, match=r"is v2\.1, but only v3"):
         load(exported, tmp_path / "back.zarr")
     change_info(exported, codebase_version="v3.0", fps="fast")
-    with pytest.raises(RecordError, match="its fps is 'fast'"):
+    with pytest.raises(UserError, match="its fps is 'fast'"):
         load(exported, tmp_path / "back.zarr")
     change_info(exported, fps=17)
     (exported / "meta/episodes/chunk-000/file-000.parquet").write_text("x")
-    with pytest.raises(RecordError, match=r"file-000\.parquet can't be read"):
+    with pytest.raises(UserError, match=r"file-000\.parquet can't be read"):
         load(exported, tmp_path / "back.zarr")
     shutil.rmtree(exported / "meta/episodes")
-    with pytest.raises(RecordError, match="nothing in meta/episodes"):
+    with pytest.raises(UserError, match="nothing in meta/episodes"):
         load(exported, tmp_path / "back.zarr")
     (exported / "meta/info.json").write_text("{")
-    with pytest.raises(RecordError, match=r"info\.json can't be read"):
+    with pytest.raises(UserError, match=r"info\.json can't be read"):
         load(exported, tmp_path / "back.zarr")
 
 
@@ -259,19 +258,19 @@ def test_broken_episodes_of_ours_are_left_out(dataset, tmp_path, capsys):
 
 
 def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, exported):
-    with pytest.raises(RecordError, match="no such dataset"):
+    with pytest.raises(UserError, match="no such dataset"):
         export(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(RecordError, match="is there already"):
+    with pytest.raises(UserError, match="is there already"):
         export(tmp_path / "made.zarr", exported)
     unknown = make_dataset(tmp_path / "unknown.zarr", (5,)).path
-    with pytest.raises(RecordError, match="--workers is 0"):
+    with pytest.raises(UserError, match="--workers is 0"):
         to_lerobot(ToLeRobot(str(unknown), tmp_path / "out", workers=0))
-    with pytest.raises(RecordError, match="give --assume-color-order"):
+    with pytest.raises(UserError, match="give --assume-color-order"):
         export(unknown, tmp_path / "out")
-    with pytest.raises(RecordError, match="lies in"):
+    with pytest.raises(UserError, match="lies in"):
         export(unknown, unknown / "out")
     zarr.open_group(unknown).attrs["fps"] = None
-    with pytest.raises(RecordError, match="give --fps"):
+    with pytest.raises(UserError, match="give --fps"):
         export(unknown, tmp_path / "out", assume_color_order="RGB")
     assert export(unknown, tmp_path / "out", assume_color_order="RGB", fps=17.0) == 0
     info = DatasetInfo(("a",), (), 15, 21, 17.0, "RGB", "none", {})
@@ -282,7 +281,7 @@ def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, expo
                 np.zeros((15, 21, 3), np.uint8), np.ones(1, bool), np.zeros(0, np.float32)
             )
         writer.finish({})
-    with pytest.raises(RecordError, match="needs even sizes"):
+    with pytest.raises(UserError, match="needs even sizes"):
         export(tmp_path / "odd.zarr", tmp_path / "out2")
     assert export(tmp_path / "odd.zarr", tmp_path / "out2", lossless=True) == 0
     assert load(tmp_path / "out2", tmp_path / "back.zarr") == 0  # one action, no state

@@ -18,7 +18,8 @@ import zarr
 from gymnasium import spaces
 
 from gameplay_pipeline.minari import FromMinari, ToMinari, from_minari, to_minari
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, RecordError, open_dataset
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import make_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +135,7 @@ def test_a_dictionary_gives_state_and_names_what_stays_behind(tmp_path, monkeypa
 def test_several_cameras_need_a_choice(tmp_path, monkeypatch, capsys):
     both = spaces.Dict({"left": IMAGE, "right": IMAGE})
     source, seen, _ = make(tmp_path, monkeypatch, both, spaces.MultiDiscrete([2, 2]))
-    with pytest.raises(RecordError, match="left, right is an RGB image"):
+    with pytest.raises(UserError, match="left, right is an RGB image"):
         run(source, tmp_path / "out.zarr")
     assert run(source, tmp_path / "out.zarr", camera="right") == 0
     found = np.moveaxis(read(tmp_path / "out.zarr", 1)["frames"], 1, -1)
@@ -147,7 +148,7 @@ def test_several_cameras_need_a_choice(tmp_path, monkeypatch, capsys):
 )
 def test_actions_that_are_no_buttons_are_refused(tmp_path, monkeypatch, actions):
     source, _, _ = make(tmp_path, monkeypatch, IMAGE, actions)
-    with pytest.raises(RecordError, match="only buttons"):
+    with pytest.raises(UserError, match="only buttons"):
         run(source, tmp_path / "out.zarr")
     assert not (tmp_path / "out.zarr").exists()
 
@@ -155,7 +156,7 @@ def test_actions_that_are_no_buttons_are_refused(tmp_path, monkeypatch, actions)
 def test_observations_without_an_image_are_refused(tmp_path, monkeypatch):
     gray = spaces.Box(0, 255, (40, 48), np.uint8)
     source, _, _ = make(tmp_path, monkeypatch, gray, spaces.MultiBinary(2))
-    with pytest.raises(RecordError, match="nothing is an RGB image"):
+    with pytest.raises(UserError, match="nothing is an RGB image"):
         run(source, tmp_path / "out.zarr")
 
 
@@ -186,16 +187,16 @@ def test_a_damaged_episode_is_left_out(tmp_path, monkeypatch, capsys):
 
 def test_bad_arguments_are_refused(tmp_path, monkeypatch):
     source, _, _ = make(tmp_path, monkeypatch, IMAGE, spaces.MultiBinary(2))
-    with pytest.raises(RecordError, match="no such folder of a Minari dataset"):
+    with pytest.raises(UserError, match="no such folder of a Minari dataset"):
         run(tmp_path / "nowhere", tmp_path / "out.zarr")
-    with pytest.raises(RecordError, match="can't be read as a Minari dataset"):
+    with pytest.raises(UserError, match="can't be read as a Minari dataset"):
         run(source.parent, tmp_path / "out.zarr")
-    with pytest.raises(RecordError, match="must name 2 buttons"):
+    with pytest.raises(UserError, match="must name 2 buttons"):
         run(source, tmp_path / "out.zarr", keys="left")
-    with pytest.raises(RecordError, match="--fps is 0"):
+    with pytest.raises(UserError, match="--fps is 0"):
         run(source, tmp_path / "out.zarr", fps=0.0)
     (source / "data" / "metadata.json").write_text("{")
-    with pytest.raises(RecordError, match="can't be read as a Minari dataset"):
+    with pytest.raises(UserError, match="can't be read as a Minari dataset"):
         run(source, tmp_path / "out.zarr")
 
 
@@ -323,22 +324,22 @@ def test_broken_episodes_of_ours_are_left_out(tmp_path, capsys):
 
 
 def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path):
-    with pytest.raises(RecordError, match="no such dataset"):
+    with pytest.raises(UserError, match="no such dataset"):
         export(tmp_path / "nowhere", tmp_path / "boss-v0")
     unknown = make_dataset(tmp_path / "unknown.zarr", (5,)).path
-    with pytest.raises(RecordError, match="give --assume-color-order"):
+    with pytest.raises(UserError, match="give --assume-color-order"):
         export(unknown, tmp_path / "boss-v0")
-    with pytest.raises(RecordError, match="lies in"):
+    with pytest.raises(UserError, match="lies in"):
         export(unknown, unknown / "boss-v0")
     for name in ("boss", "boss.minari"):
-        with pytest.raises(RecordError, match="names with a version; call it boss-v0"):
+        with pytest.raises(UserError, match="names with a version; call it boss-v0"):
             export(unknown, tmp_path / name)
     assert export(unknown, tmp_path / "boss-v0", assume_color_order="RGB") == 0
-    with pytest.raises(RecordError, match="is there already"):
+    with pytest.raises(UserError, match="is there already"):
         export(unknown, tmp_path / "boss-v0")
     metadata = tmp_path / "boss-v0" / "data" / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"hp", "hint"', '"hp"'))
-    with pytest.raises(RecordError, match="names 1 attributes, but its state has 2 columns"):
+    with pytest.raises(UserError, match="names 1 attributes, but its state has 2 columns"):
         run(tmp_path / "boss-v0", tmp_path / "back.zarr")
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import zarr
 
-from gameplay_pipeline.record import RecordError, record
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.record import record
 from tests.support import toy_env
 
 ROOT = Path(__file__).parents[2]
@@ -216,7 +217,7 @@ def test_another_style_is_refused(tmp_path, first, then, difference):
     out = tmp_path / "toy.zarr"
     _record(out, env=STYLED, style=first, episodes=1)
     before = _content(out)
-    with pytest.raises(RecordError, match=f"source.style: {difference}"):
+    with pytest.raises(UserError, match=f"source.style: {difference}"):
         _record(out, env=STYLED, style=then)
     assert _content(out) == before
 
@@ -288,7 +289,7 @@ def test_a_crashing_episode_is_named_and_not_written(tmp_path, workers):
     lengths = [len(_play("tests.support.toy_env:Toy-v0", seed)[0]) for seed in range(6)]
     bad = [number for number, length in enumerate(lengths) if length % 3 == 0]
     assert 0 < len(bad) < 6
-    with pytest.raises(RecordError) as error:
+    with pytest.raises(UserError) as error:
         _record(out, env="tests.support.toy_env:Crashing-v0", episodes=6, workers=workers)
     message = str(error.value)
     assert f"failed in {len(bad)} of 6 episodes" in message
@@ -300,7 +301,7 @@ def test_a_crashing_episode_is_named_and_not_written(tmp_path, workers):
 
 
 def test_a_worker_that_dies_is_reported(tmp_path):
-    with pytest.raises(RecordError, match=r"a worker died \(exit code 9\)"):
+    with pytest.raises(UserError, match=r"a worker died \(exit code 9\)"):
         _record(tmp_path / "out.zarr", env="tests.support.toy_env:Killed-v0", workers=2)
     assert not list((tmp_path / "out.zarr").glob("episode_*"))
 
@@ -322,7 +323,7 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
     out = tmp_path / "toy.zarr"
     _record(out, episodes=1)
     before = _content(out)
-    with pytest.raises(RecordError) as error:
+    with pytest.raises(UserError) as error:
         _record(out, **{"episodes": 2, **changes})
     assert difference in str(error.value)
     assert str(error.value).count("written with") == 2  # the heading and this one difference
@@ -363,7 +364,7 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
     ],
 )
 def test_bad_input_leaves_nothing_behind(tmp_path, changes, message):
-    with pytest.raises(RecordError) as error:
+    with pytest.raises(UserError) as error:
         _record(**{"out": tmp_path / "out.zarr", **changes})
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -374,9 +375,9 @@ def test_a_place_that_holds_something_else_is_refused(tmp_path):
     notes.mkdir()
     (notes / "todo.txt").write_text("mine")
     for out in (notes, notes / "todo.txt"):
-        with pytest.raises(RecordError, match="no zarr dataset"):
+        with pytest.raises(UserError, match="no zarr dataset"):
             _record(out)
-    with pytest.raises(RecordError, match="can't be written: Not a directory"):
+    with pytest.raises(UserError, match="can't be written: Not a directory"):
         _record(notes / "todo.txt" / "out.zarr")
     assert [file.read_text() for file in tmp_path.rglob("*.txt")] == ["mine"]
 
@@ -462,7 +463,7 @@ def test_a_disturbed_player_is_recorded_with_what_it_chose(tmp_path):
     assert shares[:2] == [0, 0]
     assert all(0.12 < share < 0.35 for share in shares[2:])
     assert shares[2] != shares[3]
-    with pytest.raises(RecordError, match=r"source.disturb: written with 0.3, asked for none"):
+    with pytest.raises(UserError, match=r"source.disturb: written with 0.3, asked for none"):
         _record(out, env="tests.support.toy_env:Long-v0", episodes=3)
-    with pytest.raises(RecordError, match=r"disturb is 1, but must be at least 0 and below 1"):
+    with pytest.raises(UserError, match=r"disturb is 1, but must be at least 0 and below 1"):
         _record(tmp_path / "new.zarr", disturb=1)

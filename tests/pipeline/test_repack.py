@@ -15,9 +15,9 @@ import pytest
 import zarr
 
 from gameplay_pipeline import repack
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.repack import Repacking
 from gameplay_pipeline.store import writer
-from gameplay_pipeline.store.writer import RecordError
 from tests.support.made_data import make_dataset, zipped
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_two_processes_never_write_one_dataset(made, tmp_path):
     out = tmp_path / "out.zarr"
     with (
         writer.sole_writer(out),
-        pytest.raises(RecordError, match=r"out\.zarr: another process is writing it"),
+        pytest.raises(UserError, match=r"out\.zarr: another process is writing it"),
     ):
         run(made.path, out)
     assert run(made.path, out) == 0
@@ -77,7 +77,7 @@ def test_nothing_changes_but_the_layout(tmp_path, layout, packed, zarr_format, c
 
 
 def test_frames_are_resized_by_area_and_channels_swapped(made, tmp_path):
-    with pytest.raises(RecordError, match="give --assume-color-order"):
+    with pytest.raises(UserError, match="give --assume-color-order"):
         run(made.path, tmp_path / "out.zarr", color_order="RGB")
     options = {"color_order": "RGB", "assume_color_order": "BGR", "resolution": "16x12"}
     assert run(made.path, tmp_path / "out.zarr", **options) == 0
@@ -125,20 +125,20 @@ def test_an_order_of_colours_that_is_unknown_can_be_assumed_once(made, tmp_path)
     assert np.array_equal(found, made.frames[0][:, ::-1])
     shutil.rmtree(tmp_path / "out.zarr")
     assert run(made.path, tmp_path / "out.zarr", episodes="0", **options) == 0
-    with pytest.raises(RecordError, match=r"source\.read_as: written with BGR, asked for RGB"):
+    with pytest.raises(UserError, match=r"source\.read_as: written with BGR, asked for RGB"):
         run(made.path, tmp_path / "out.zarr", color_order="RGB", assume_color_order="RGB")
 
 
 def test_a_source_where_unfinished_episodes_would_go_is_refused(tmp_path):
     made = make_dataset(tmp_path / "out.zarr.partial")
-    with pytest.raises(RecordError, match="lie in one another"):
+    with pytest.raises(UserError, match="lie in one another"):
         run(made.path, tmp_path / "out.zarr")
     assert np.array_equal(read(made.path, 0)["frames"], made.frames[0])
 
 
 def test_a_rate_that_is_none_is_refused(made, tmp_path):
     zarr.open_group(made.path).attrs["fps"] = "17"
-    with pytest.raises(RecordError, match="fps is '17'"):
+    with pytest.raises(UserError, match="fps is '17'"):
         run(made.path, tmp_path / "out.zarr")
 
 
@@ -148,9 +148,9 @@ def test_episodes_are_chosen_by_number_and_keep_it(tmp_path):
     run(tmp_path / "made.zarr", tmp_path / "out.zarr", episodes="2-3, 11")
     found = sorted(zarr.open_group(tmp_path / "out.zarr").group_keys())
     assert found == ["episode_11", "episode_2", "episode_3"]
-    with pytest.raises(RecordError, match="has no episode 4, 5"):
+    with pytest.raises(UserError, match="has no episode 4, 5"):
         run(tmp_path / "made.zarr", tmp_path / "other.zarr", episodes="3-5")
-    with pytest.raises(RecordError, match="must be numbers such as"):
+    with pytest.raises(UserError, match="must be numbers such as"):
         run(tmp_path / "made.zarr", tmp_path / "other.zarr", episodes="3-")
     assert not (tmp_path / "other.zarr").exists()
 
@@ -182,11 +182,11 @@ def test_a_stopped_run_leaves_whole_episodes_and_goes_on(tmp_path, number, capsy
 def test_another_source_or_other_settings_are_refused_by_name(made, tmp_path):
     out = tmp_path / "out.zarr"
     run(made.path, out)
-    with pytest.raises(RecordError, match=r"source\.every: written with 1, asked for 2"):
+    with pytest.raises(UserError, match=r"source\.every: written with 1, asked for 2"):
         run(made.path, out, every=2)
     chunk = made.path / "episode_0" / "frames" / "0.0.0.0"
     os.utime(chunk, (1, 1))
-    with pytest.raises(RecordError, match=r"source\.fingerprint"):
+    with pytest.raises(UserError, match=r"source\.fingerprint"):
         run(made.path, out)
 
 
@@ -218,7 +218,7 @@ def test_what_was_written_wrongly_is_found_out_by_tick(made, tmp_path, monkeypat
         flush(self, count)
 
     monkeypatch.setattr(writer.EpisodeWriter, "_flush", flip)
-    with pytest.raises(RecordError, match=r"episode_\d, tick 9: the frame read back is not"):
+    with pytest.raises(UserError, match=r"episode_\d, tick 9: the frame read back is not"):
         run(made.path, tmp_path / "out.zarr")
     assert list(zarr.open_group(tmp_path / "out.zarr").group_keys()) == []
 
@@ -258,7 +258,7 @@ def test_an_out_that_is_something_else_is_refused_untouched(made, tmp_path, out,
     (tmp_path / "folder" / "mine").write_text("mine")
     shutil.copytree(made.path, tmp_path / "other.zarr")
     before = sorted(path for path in tmp_path.rglob("*"))
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(UserError, match=message):
         run(made.path, tmp_path / out)
     assert sorted(path for path in tmp_path.rglob("*")) == before
 

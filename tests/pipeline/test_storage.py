@@ -13,9 +13,9 @@ import pytest
 import zarr
 
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import UserError
-from gameplay_pipeline.store import storage
-from gameplay_pipeline.store.storage import Span, StorageError, open_storage
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.storage import Span, open_storage
 from tests.support.made_data import make_dataset, zipped
 from tests.support.web import Whole
 
@@ -164,14 +164,14 @@ def test_a_zip_whose_entries_point_outside_it_is_refused(made, tmp_path):
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../outside/.zgroup", "{}")
-    with pytest.raises(StorageError, match=r"'\.\./outside/\.zgroup' points outside"):
+    with pytest.raises(DataError, match=r"'\.\./outside/\.zgroup' points outside"):
         open_storage(path)
     path = zipped(made.path)
     data = bytearray(path.read_bytes())
     at = data.index(b"PK\x01\x02")
     data[at + 20 : at + 24] = struct.pack("<I", 2**31)  # the stored size of the first entry
     path.write_bytes(data)
-    with pytest.raises(StorageError, match="lies outside the file"):
+    with pytest.raises(DataError, match="lies outside the file"):
         open_storage(path)
 
 
@@ -180,7 +180,7 @@ def test_a_zip_without_a_group_or_packed_otherwise_is_refused(tmp_path):
         path = tmp_path / f"{compression}.zip"
         with zipfile.ZipFile(path, "w", compression) as archive:
             archive.writestr("notes.txt" if compression == 0 else ".zgroup", "{}")
-        with pytest.raises(StorageError, match=message):
+        with pytest.raises(DataError, match=message):
             open_storage(path)
 
 
@@ -213,5 +213,5 @@ def test_spans_are_the_bytes_they_name(tmp_path, serve, where, compression):
 
 
 def test_is_url():
-    assert storage.is_url("s3://bucket/x")
-    assert not storage.is_url(Path("dataset/x.zarr"))
+    assert is_url("s3://bucket/x")
+    assert not is_url(Path("dataset/x.zarr"))

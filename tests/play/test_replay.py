@@ -17,9 +17,9 @@ from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.store import Bundle
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
-from BC_training.common.types import UserError
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Wanted, make
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 
 TICKS = 60

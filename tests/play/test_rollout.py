@@ -15,8 +15,8 @@ from scipy import stats
 
 from BC_training import __main__, rollout
 from BC_training.common.episodes import Episodes
-from BC_training.common.types import UserError
 from gameplay_pipeline.environments.adapter import Adapter
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import record
 from tests.project.test_commands import run, start
 from tests.support import toy_env

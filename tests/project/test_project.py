@@ -76,7 +76,6 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
-@pytest.mark.xfail(reason="the configuration still imports the recorder's workers", strict=True)
 def test_playing_loads_no_reader_of_datasets():
     done = subprocess.run(
         [sys.executable, "-c", PLAYING], cwd=ROOT, capture_output=True, text=True, check=True

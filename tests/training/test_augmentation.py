@@ -8,8 +8,9 @@ import pytest
 from BC_training.common.config import AugmentationConfig, MirrorConfig
 from BC_training.common.game_state import fit_schema, with_history
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import Batch, Observation, UserError
+from BC_training.common.types import Batch, Observation
 from BC_training.training.augmentation import make_augmentation
+from gameplay_pipeline.plumbing.errors import UserError
 
 ACTIONS = ("left", "right", "hit")
 RNG = np.random.default_rng(0)

@@ -23,9 +23,9 @@ from BC_training.analysis.policy import charts
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common import metrics
-from BC_training.common.types import UserError
 from BC_training.training import ranking
 from BC_training.training import run_log as runlog
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import record
 from tests.project.test_commands import records, run, start
 from tests.support import wandb_file

@@ -16,7 +16,7 @@ from BC_training import train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ from jaxtyping import Float, UInt8
 
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episode, Episodes, stretches
-from BC_training.common.types import Problem, UnreadableError
+from BC_training.common.types import Problem
+from gameplay_pipeline.plumbing.errors import DataError
 
 BLOCK = 128
 """Frames looked at together."""
@@ -116,11 +117,11 @@ def _readable(
     try:
         yield first, episodes.read_frames(number, slice(first, last))
         return
-    except UnreadableError:
+    except DataError:
         pass
     step = episodes.episodes[number].frames.block
     for tick in range(first, last, step):
         try:
             yield tick, episodes.read_frames(number, slice(tick, min(tick + step, last)))
-        except UnreadableError as error:
+        except DataError as error:
             found[error.ticks] = str(error)

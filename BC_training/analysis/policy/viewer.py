@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from BC_training.common.types import UserError
+from gameplay_pipeline.plumbing.errors import UserError
 
 try:
     import rerun as rr

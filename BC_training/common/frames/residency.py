@@ -26,7 +26,8 @@ from BC_training.common.config import DatasetConfig
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames.buffer_pool import Recycled
-from BC_training.common.types import Problem, UnreadableError, UserError
+from BC_training.common.types import Problem
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 
 BLOCK = 128
 """Frames decoded at once where a whole dataset is: enough to occupy all decoding threads."""
@@ -53,7 +54,7 @@ class Frames:
         """Frames of any rows, in that order, on the host.
 
         Raises:
-            UnreadableError: a chunk of the dataset is missing or can't be decoded.
+            DataError: a chunk of the dataset is missing or can't be decoded.
         """
         raise NotImplementedError
 
@@ -145,7 +146,7 @@ class CachedFrames(Frames):
         try:
             if not _is_complete(folder) or not _is_sound(folder, episodes):
                 _write_cache(episodes, folder, threads)
-        except UnreadableError as error:
+        except DataError as error:
             raise UserError(f"{error} What is decoded so far is kept in {folder}.") from error
         except OSError as error:
             raise UserError(
@@ -472,8 +473,8 @@ def _decode(
                 continue
             try:
                 yield number, tick, block.result()
-            except UnreadableError as error:
-                if error.is_passing:
+            except DataError as error:
+                if error.is_transient:
                     raise
                 broken = number
                 name = episodes.episodes[number].name
