@@ -1,12 +1,13 @@
-"""What all converters out of the project's format share: the dataset is looked through before
-anything is written, and the result is put in its place whole or not at all."""
+"""What all converters out of the project's format share: the dataset is examined before anything
+is written, and the result appears at OUT complete or not at all."""
 
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -19,98 +20,118 @@ from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.store.reader import Entry, Reader, read_frames
 from gameplay_pipeline.store.writer import discard_partial, partial_folder
 
-BLOCK = 64
+READ_FRAMES = 64
 """Frames that are read together."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What every converter out of the project's format is told."""
+    """The arguments that every converter out of the project's format takes."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]
     """A folder, a .zip, or a URL of either."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The new folder; it must not be there yet."""
+    """The new folder; it must not exist yet."""
     lossless: bool = dataclasses.field(default=False, kw_only=True)
-    """Keep every pixel as it is; the result is several times larger."""
+    """Store every pixel exactly; the result is several times larger."""
     assume_color_order: Literal["RGB", "BGR"] | None = dataclasses.field(default=None, kw_only=True)
-    """What the frames are in, where the dataset does not say."""
+    """Channel order of the frames, for a dataset that does not say."""
 
 
-class Opened(NamedTuple):
-    """A dataset of ours, by its metadata."""
+class Source(NamedTuple):
+    """A dataset in the project's format, known by its metadata only."""
 
     reader: Reader
     names: list[str]
-    """Of the episodes, in order."""
+    """Names of the episodes, in order."""
     entries: dict[str, Entry]
-    """Of those whose metadata can be read."""
+    """The episodes whose metadata can be read, by name."""
     color_order: str
     """RGB or BGR."""
     size: tuple[int, int]
-    """Height and width of most episodes' frames."""
+    """Height and width that the frames of most episodes have."""
 
 
 class Tables(NamedTuple):
-    """What an episode holds besides its frames."""
+    """What an episode contains besides its frames."""
 
     actions: Bool[np.ndarray, "N A"]
     state: Float32[np.ndarray, "N S"] | None
     """None where the dataset has no state."""
 
 
-def open_source(job: Export) -> Opened:
-    """Opens what is to be converted, and names what no format that we write has a place for.
+@functools.lru_cache(maxsize=1)
+def open_reader(location: str) -> Reader:
+    """Opens a dataset once in each process: to read the directory of a large .zip takes a second.
 
     Raises:
-        UserError: there is no such dataset, OUT is there already or lies in it, or it can't be
-            told what its frames or actions are.
+        DataError: there is no dataset, or it can't be read.
+    """
+    return Reader(location)
+
+
+def open_source(job: Export) -> Source:
+    """Opens the dataset to be converted, and names what none of the other formats has a place for.
+
+    Raises:
+        UserError: there is no such dataset, OUT exists already or is inside it, or the dataset does
+            not say what its frames or actions are.
     """
     if job.out.exists():
-        raise UserError(f"{job.out} is there already; choose another path or remove it")
+        raise UserError(f"{job.out} exists already; choose another path or remove it")
     if not is_url(job.source):
         if not Path(job.source).exists():
             raise UserError(f"{job.source}: there is no such dataset")
         if Path(job.source).resolve() in job.out.resolve().parents:
-            raise UserError(f"OUT {job.out} lies in {job.source}")
-    reader = Reader(job.source)
+            raise UserError(f"OUT must not be inside {job.source}, but it is {job.out}")
+    open_reader.cache_clear()  # it may have changed since another job in this process
+    reader = open_reader(job.source)
     names = reader.names()
-    found = dict(zip(names, reader.entries(names), strict=True))
-    others = {array for name in names for array in reader.other_arrays(name)}
+    examined = dict(zip(names, reader.entries(names), strict=True))
     if not isinstance(reader.attributes.get("keys"), list):
         raise UserError(f"{job.source}: the root attribute 'keys' is missing")
-    said = reader.attributes.get("color_order")
-    color = said if said in ("RGB", "BGR") else job.assume_color_order
+    color = known_color_order(reader.attributes, job.assume_color_order)
     if color is None:
         raise UserError(
-            f"{job.source} does not say what its frames are in; "
+            f"{job.source} does not say in which order its frames have their channels; "
             "give --assume-color-order RGB or BGR"
         )
-    entries = {name: each for name, each in found.items() if isinstance(each, Entry)}
-    shapes = [each.arrays["frames"].shape for each in entries.values() if "frames" in each.arrays]
+    entries = {name: entry for name, entry in examined.items() if isinstance(entry, Entry)}
+    shapes = [e.arrays["frames"].shape for e in entries.values() if "frames" in e.arrays]
     sizes = Counter(shape[2:] for shape in shapes if len(shape) == 4)
     if not sizes:
         raise UserError(f"{job.source}: none of its episodes has frames")
-    lost = [f"the array {array!r} of the episodes" for array in sorted(others)]
+    lost = unnamed_data(reader, names, entries.values())
     if names != [f"episode_{number}" for number in range(len(names))]:
-        lost.append("the numbers of the episodes: they count from 0 without gaps")
-    if not reader.attributes.get("attributes") and any(
-        "state" in e.arrays for e in entries.values()
-    ):
-        lost.append("state, for the root's 'attributes' names no columns")
-    say_what_is_lost(lost)
+        lost.append("the numbers of the episodes, which are counted anew from 0")
+    print_not_carried_over(lost)
     height, width = sizes.most_common(1)[0][0]
-    return Opened(reader, names, entries, color, (height, width))
+    return Source(reader, names, entries, color, (height, width))
 
 
-def say_what_is_lost(what: list[str]) -> None:
-    """A line for each."""
-    for each in what:
-        print(f"not carried over: {each}", flush=True)
+def unnamed_data(reader: Reader, names: Sequence[str], entries: Iterable[Entry]) -> list[str]:
+    """Describes what a dataset contains that its format has no name for."""
+    others = {array for name in names for array in reader.other_arrays(name)}
+    unnamed = [f"the array {array!r} of the episodes" for array in sorted(others)]
+    if not reader.attributes.get("attributes") and any("state" in e.arrays for e in entries):
+        unnamed.append("state, since the root attribute 'attributes' does not name its columns")
+    return unnamed
+
+
+def known_color_order(attributes: Mapping[str, Any], assumed: str | None) -> str | None:
+    """The channel order of a dataset's frames: what its root says, or else what is assumed."""
+    stated = attributes.get("color_order")
+    return stated if stated in ("RGB", "BGR") else assumed
+
+
+def print_not_carried_over(things: list[str]) -> None:
+    """Prints a line for each thing that the other format has no place for."""
+    for thing in things:
+        print(f"not carried over: {thing}", flush=True)
 
 
 def find_entry(reader: Reader, name: str) -> Entry:
-    """An episode's metadata.
+    """Reads the metadata of one episode.
 
     Raises:
         DataError: it can't be read.
@@ -122,15 +143,14 @@ def find_entry(reader: Reader, name: str) -> Entry:
 
 
 def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
-    """Actions and state of an episode, which is looked at as a whole first.
+    """Reads actions and state of an episode, once its arrays are known to fit together.
 
     Args:
         entry: the episode.
-        attributes: of the root.
+        attributes: of the root group.
 
     Raises:
-        DataError: something is missing, or of another size than it should be.
-        DataError: it can't be read.
+        DataError: an array is missing, can't be read, or has another shape than it should have.
     """
     arrays = entry.arrays
     if "frames" not in arrays or "actions" not in arrays:
@@ -140,9 +160,9 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
         raise DataError(f"its frames have shape {shape}, not [N, 3, H, W]")
     columns = {"actions": len(attributes["keys"]), "state": len(attributes.get("attributes") or ())}
     for name, count in columns.items():
-        found = arrays[name].shape if name in arrays else None
-        if count and found != (shape[0], count):
-            raise DataError(f"its {name} have shape {found}, not {(shape[0], count)}")
+        stored = arrays[name].shape if name in arrays else None
+        if count and stored != (shape[0], count):
+            raise DataError(f"its {name} have shape {stored}, not {(shape[0], count)}")
     state = arrays["state"].read().astype(np.float32) if columns["state"] else None
     return Tables(arrays["actions"].read().astype(bool), state)
 
@@ -150,30 +170,30 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
 def read_rgb(
     entry: Entry, color_order: str, size: tuple[int, int]
 ) -> Iterator[UInt8[np.ndarray, "n H W 3"]]:
-    """The frames of an episode, some at a time.
+    """Reads the frames of an episode, some at a time, as RGB.
 
     Args:
         entry: the episode.
-        color_order: what they are in, RGB or BGR.
+        color_order: order of the channels as stored, RGB or BGR.
         size: height and width that they must have.
 
     Raises:
-        DataError: they are of another size.
-        DataError: they can't be read.
+        DataError: they have another size, or can't be read.
     """
     frames = entry.arrays["frames"]
     length, _, height, width = frames.shape
     if (height, width) != size:
         raise DataError(f"its frames are {height}x{width}, most are {size[0]}x{size[1]}")
-    for first in range(0, length, BLOCK):
-        ticks = np.arange(first, min(first + BLOCK, length))
-        block = read_frames([frames] * len(ticks), ticks)
-        yield block[..., ::-1] if color_order == "BGR" else block
+    for first in range(0, length, READ_FRAMES):
+        ticks = np.arange(first, min(first + READ_FRAMES, length))
+        images = read_frames([frames] * len(ticks), ticks)
+        yield images[..., ::-1] if color_order == "BGR" else images
 
 
 @contextlib.contextmanager
 def unfinished(out: Path) -> Iterator[Path]:
-    """A new folder beside OUT, to be renamed to it when it is complete; otherwise it goes.
+    """Makes a folder beside OUT, for the caller to rename to OUT when it is complete; whatever is
+    still there at the end is removed.
 
     Raises:
         UserError: it can't be made.
@@ -190,19 +210,19 @@ def unfinished(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says what could not be written, and why, in a UserError."""
+    """Turns an error of the disk into a UserError that says what could not be written, and why."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise UserError(
-            f"{path} can't be written: {reason}" + (". Make room and begin again" if full else "")
+            f"{path} can't be written: {reason}" + (". Make room and start again" if full else "")
         ) from error
 
 
 def report(out: Path, kept: int, frames: int, left_out: Mapping[str, str]) -> int:
-    """Prints what was made, and why episodes were left out; returns how many."""
+    """Prints what was written and why episodes were left out; returns how many were."""
     print(f"{out}: {kept:,} episodes, {frames:,} frames")
     for name, problem in left_out.items():
         print(f"left out: {name}: {problem}")

@@ -1,8 +1,8 @@
-"""What all converters into the project's format share: episodes in parallel, resumed, reported."""
+"""What all converters into the project's format share: episodes are converted in parallel, a
+stopped run is resumed, and at the end a report says what was done and what was left out."""
 
 import contextlib
 import dataclasses
-import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from gameplay_pipeline.environments.adapter import parse_size
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
@@ -30,61 +31,46 @@ from gameplay_pipeline.store.writer import (
     sole_writer,
 )
 
-SOURCE = "source_episode"
-"""Attribute of an episode: what it was called where it comes from."""
+SOURCE_EPISODE = "source_episode"
+"""Attribute of an episode: the name that it had where it comes from."""
 
-
-LISTED = 5
-"""Episodes that a note names; those that were left out are named all."""
+MAX_LISTED = 5
+"""Episodes that a note names. Those that were left out are all named."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """What every converter into the project's format is told."""
+    """The arguments that every converter into the project's format takes."""
 
-    source: Path
+    source: Path | str
     """What is converted."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
-    """The new dataset; one begun with the same settings is continued."""
+    """The new dataset, a folder; one begun with the same settings is continued."""
     resolution: str | None = dataclasses.field(default=None, kw_only=True)
-    """Size of the frames in pixels, WIDTHxHEIGHT, by an area filter; theirs if not given."""
+    """Size of the new frames in pixels, WIDTHxHEIGHT, resized by area averaging; by default the
+    size that they have."""
     zarr_format: ZarrFormat = dataclasses.field(default=3, kw_only=True)
-    """3 (sharded), or 2 for readers that know no other."""
+    """3 (sharded), or 2 for readers that support no other."""
     workers: int | None = dataclasses.field(default=None, kw_only=True)
-    """Episodes that are converted at the same time; the usable cores if not given."""
+    """Number of episodes converted at the same time; by default the number of usable cores."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Done:
+class Converted:
     """What became of one episode."""
 
     name: str
     frames: int = 0
     problem: str | None = None
-    """Why it was left out."""
+    """Why the episode was left out; None if it was converted."""
     notes: tuple[str, ...] = ()
-    """What was mended or could not be carried over in it."""
+    """What was corrected in it or could not be carried over."""
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
-    """What is worth a sum over all episodes, by its description."""
-
-
-def require(module: str, group: str) -> Any:
-    """Imports what only conversions need.
-
-    Raises:
-        UserError: it is not installed; says how to get it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"this needs the package {module.partition('.')[0]}, which is in the group {group!r}: "
-            f"uv run --group {group} -m ..."
-        ) from error
+    """Figures to be summed over all episodes, by their description."""
 
 
 def size_of(resolution: str) -> tuple[int, int]:
-    """Width and height from --resolution.
+    """Parses --resolution into width and height.
 
     Raises:
         UserError: it is not WIDTHxHEIGHT.
@@ -95,33 +81,44 @@ def size_of(resolution: str) -> tuple[int, int]:
         raise UserError(f"--{error}") from error
 
 
-def check_places(job: Import, what: str) -> None:
-    """Refuses places that can't be read from and written to.
+def check_paths(job: Import, kind: str) -> None:
+    """Refuses a source that is not there, and an OUT that can't be written to.
+
+    Args:
+        job: says where from and where to.
+        kind: of source, for the message, such as "folder of recordings".
 
     Raises:
-        UserError: there is no such folder of `what`, or OUT is no folder's name or lies in it.
+        UserError: there is no such source, OUT can't be the name of a folder, or one of the two
+            is inside the other.
     """
-    source, out = job.source, job.out
-    if not source.is_dir():
-        raise UserError(f"{source}: there is no such folder of {what}")
-    if "://" in str(out) or out.suffix == ".zip" or not out.name:
-        raise UserError(f"{out}: OUT must name a folder; zip or upload it afterwards")
-    one, other = source.resolve(), out.resolve()
-    if any(
-        one == place or one in place.parents or place in one.parents
-        for place in (other, partial_folder(other))
-    ):
-        raise UserError(f"OUT {out} and {source} lie in one another")
+    if is_url(job.out) or job.out.suffix == ".zip" or not job.out.name:
+        raise UserError(f"{job.out}: OUT must name a folder; zip or upload it afterwards")
+    if is_url(job.source):
+        return
+    source, out = Path(job.source).resolve(), job.out.resolve()
+    if not source.exists():
+        raise UserError(f"{job.source}: there is no such {kind}")
+    if out == source or source in out.parents:
+        raise UserError(f"OUT must not be inside {job.source}, but it is {job.out}")
+    for place in (out, partial_folder(out)):
+        if source == place or place in source.parents:
+            raise UserError(
+                f"{job.source} must not be inside {place}, where the new dataset is written"
+            )
 
 
 def as_float32(
     values: npt.NDArray[Any], names: Sequence[str]
 ) -> tuple[Float32[np.ndarray, "N S"], list[str]]:
-    """State as the format has it, and a note on each column whose whole numbers were rounded.
+    """Rounds the state to the type that the format stores.
 
     Args:
         values: [N, S].
         names: of the S columns.
+
+    Returns:
+        The state, and a note on each column in which whole numbers changed.
     """
     state = values.astype(np.float32)
     notes = []
@@ -136,71 +133,83 @@ def as_float32(
 
 
 def check_workers(workers: int | None) -> None:
-    """Raises a UserError where there would be none."""
+    """Raises a UserError if there would be no worker."""
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}, but must be 1 or more")
 
 
 def run(
-    do: Callable[[tuple[str, int]], Done],
+    convert: Callable[[tuple[str, int]], Converted],
     names: Sequence[str],
     job: Import,
     info: DatasetInfo,
+    number_of: Callable[[str], int] | None = None,
 ) -> int:
     """Converts the episodes that the new dataset lacks, and reports.
 
     Args:
-        do: writes one episode, given its name and number, with its name as the attribute `SOURCE`.
+        convert: writes one episode, given its name and its number in the new dataset. Unless
+            `number_of` is given, it stores the name as the attribute `SOURCE_EPISODE`.
         names: of all episodes.
-        job: where to, and in how many processes.
-        info: of the dataset.
+        job: says where to, and in how many processes.
+        info: of the new dataset.
+        number_of: the number that an episode keeps, by its name; without it, episodes are numbered
+            in the order of `names`.
 
     Returns:
         The number of episodes that were left out.
 
     Raises:
-        UserError: the dataset there is another one, or it can't be written. What is complete by
-            then is kept.
+        UserError: there is another dataset at OUT, or it can't be written. Episodes that are
+            complete by then are kept.
     """
     check_workers(job.workers)
     with sole_writer(job.out):
-        return _convert(do, names, job, info)
+        items = _pending(names, job, info, number_of)
+        began = time.monotonic()
+        results: list[Converted] = []
+        with contextlib.closing(in_processes(convert, items, job.workers)) as converting:
+            results += track(
+                converting,
+                "converting",
+                total=len(names),
+                pending=len(items),
+                frames_of=lambda result: result.frames,
+            )
+        results.sort(key=lambda result: names.index(result.name))
+        return _report(job.out, results, time.monotonic() - began)
 
 
-def _convert(
-    do: Callable[[tuple[str, int]], Done], names: Sequence[str], job: Import, info: DatasetInfo
-) -> int:
-    out = job.out
-    taken = open_dataset(out, info, job.zarr_format)
-    there = {each.get(SOURCE) for each in episode_attributes(out).values()}
-    pending = [name for name in names if name not in there]
-    if there:
+def _pending(
+    names: Sequence[str],
+    job: Import,
+    info: DatasetInfo,
+    number_of: Callable[[str], int] | None,
+) -> list[tuple[str, int]]:
+    """Opens the new dataset; returns name and number of each episode that it lacks."""
+    taken = open_dataset(job.out, info, job.zarr_format)
+    if number_of is not None:
+        items = [(name, number_of(name)) for name in names if number_of(name) not in taken]
+    else:
+        complete = {each.get(SOURCE_EPISODE) for each in episode_attributes(job.out).values()}
+        pending = [name for name in names if name not in complete]
+        # An episode that was left out before gets the number that it would have had.
+        free = (number for number in range(len(taken) + len(pending)) if number not in taken)
+        items = list(zip(pending, free, strict=False))
+    if taken:
         print(
-            f"{out}: {len(names) - len(pending)} of {len(names)} episodes are there already, "
-            f"{len(pending) or 'none'} left",
+            f"{job.out}: {len(names) - len(items)} of {len(names)} episodes are there already, "
+            f"{len(items) or 'none'} left",
             flush=True,
         )
-    # What was left out before gets the number again that it would have had.
-    free = (number for number in range(len(taken) + len(pending)) if number not in taken)
-    began = time.monotonic()
-    results: list[Done] = []
-    doing = in_processes(do, list(zip(pending, free, strict=False)), job.workers)
-    with contextlib.closing(doing):
-        results += track(
-            doing,
-            "converting",
-            total=len(names),
-            pending=len(pending),
-            frames_of=lambda done: done.frames,
-        )
-    results.sort(key=lambda done: pending.index(done.name))
-    return _report(out, results, time.monotonic() - began)
+    return items
 
 
-def _report(out: Path, results: list[Done], seconds: float) -> int:
-    frames = sum(done.frames for done in results)
+def _report(out: Path, results: list[Converted], seconds: float) -> int:
+    """Prints what was done; returns how many episodes were left out."""
+    frames = sum(result.frames for result in results)
     episodes = episode_attributes(out)
-    left_out = [done for done in results if done.problem is not None]
+    left_out = [result for result in results if result.problem is not None]
     rows = {
         "episodes": f"{len(episodes):,}",
         "frames": f"{sum(each['frame_count'] for each in episodes.values()):,}",
@@ -213,15 +222,15 @@ def _report(out: Path, results: list[Done], seconds: float) -> int:
         table.add_row(*row)
     print(f"{out}:")
     Console(highlight=False).print(table)
-    for what, count in sum((done.counts for done in results), Counter()).most_common():
+    for what, count in sum((result.counts for result in results), Counter()).most_common():
         print(f"{what}: {count:,}")
-    noted: dict[str, list[str]] = {}
-    for done in results:
-        for note in done.notes:
-            noted.setdefault(note, []).append(done.name)
-    for note, names in noted.items():
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        print(f"{', '.join(names[:LISTED])}{more}: {note}")
-    for done in left_out:
-        print(f"left out: {done.name}: {done.problem}")
+    episodes_of: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.notes:
+            episodes_of.setdefault(note, []).append(result.name)
+    for note, names in episodes_of.items():
+        more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+        print(f"{', '.join(names[:MAX_LISTED])}{more}: {note}")
+    for result in left_out:
+        print(f"left out: {result.name}: {result.problem}")
     return len(left_out)

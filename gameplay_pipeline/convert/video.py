@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from gameplay_pipeline.convert.importing import require
 from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.optional import require
 
 MICROSECONDS = Fraction(1, 1_000_000)
 

@@ -18,17 +18,12 @@ import numpy as np
 import pytest
 import zarr
 
-from gameplay_pipeline.convert import importing as conversion
+from gameplay_pipeline.convert.alignment import nearest, pressed_in
+from gameplay_pipeline.convert.keybinds import Keybinds, read_keybinds
+from gameplay_pipeline.convert.session_tables import Event
 from gameplay_pipeline.convert.video import LOSSLESS, LOSSY, VideoWriter
-from gameplay_pipeline.convert_to_zarr import (
-    Conversion,
-    Event,
-    Keybinds,
-    convert,
-    nearest,
-    pressed_in,
-    read_keybinds,
-)
+from gameplay_pipeline.convert_to_zarr import Conversion, convert
+from gameplay_pipeline.plumbing import optional
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_recording import (
     START_US,
@@ -286,7 +281,7 @@ def test_a_wild_recording_equals_the_slow_reference(tmp_path, seed, capsys):
     text = capsys.readouterr().out
     assert "memory_data.csv: " in text
     assert "times are before the one above them; sorted" in text
-    assert "presses of key ESC, which no binding knows: " in text
+    assert "presses of key ESC, which no binding names: " in text
 
 
 def cut(file):
@@ -380,7 +375,7 @@ DAMAGE = {
     "half a line": ("memory_data.csv", lambda f: os.truncate(f, f.stat().st_size - 20), "values"),
     "not text": ("inputs.csv", lambda f: f.write_bytes(b"\xff\xfe\x00"), "inputs.csv, line 1"),
     "no columns": ("inputs.csv", lambda f: f.write_text(""), "no column timestamp_us, event_type"),
-    "no samples": ("memory_data.csv", edit(lambda _, t: t.clear()), "holds no sample"),
+    "no samples": ("memory_data.csv", edit(lambda _, t: t.clear()), "contains no sample"),
     "another clock": ("memory_data.csv", shift(10**9), "does start_timestamp_us in metadata.json"),
     "another clock of keys": ("inputs.csv", shift(10**9), "do they share a clock"),
     "wrong start": ("metadata.json", lambda f: f.write_text('{"start_timestamp_us": "0"}'), "'0'"),
@@ -444,8 +439,8 @@ def test_what_is_odd_but_harmless_is_said(recordings, capsys):
     assert run(recordings, resolution="200x64") == 0
     text = capsys.readouterr().out
     for line in (
-        "presses of key F9, which no binding knows: 2",
-        "events that are none of a button, MOUSE_MOVE: 2",
+        "presses of key F9, which no binding names: 2",
+        "events that concern no button, MOUSE_MOVE: 2",
         f"session_2: inputs.csv: 1 of {number} times are before the one above them; sorted",
         "session_2: memory_data.csv: not carried over: Extra",
         "session_2: memory_data.csv: 1 of 81 times are there twice; the last counts",
@@ -493,7 +488,7 @@ def test_bad_arguments_are_refused(recordings, tmp_path):
         run(recordings, resolution="96")
     with pytest.raises(UserError, match="--workers is 0"):
         run(recordings, workers=0)
-    with pytest.raises(UserError, match="lie in one another"):
+    with pytest.raises(UserError, match="OUT must not be inside"):
         run(recordings, recordings / "out.zarr")
     with pytest.raises(UserError, match="OUT must name a folder"):
         run(recordings, tmp_path / "out.zip")
@@ -502,7 +497,7 @@ def test_bad_arguments_are_refused(recordings, tmp_path):
     with pytest.raises(UserError, match="can't be read as key bindings"):
         run(recordings, keybinds=tmp_path / "absent.json")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no folders of sessions"):
+    with pytest.raises(UserError, match="contains no folders of sessions"):
         run(tmp_path / "empty")
     (tmp_path / "empty" / "a").mkdir()
     with pytest.raises(UserError, match=r"none of its 1 sessions has a memory_data\.csv"):
@@ -519,7 +514,7 @@ def test_without_the_group_it_says_which(monkeypatch, recordings):
     def absent(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(conversion.importlib, "import_module", absent)
+    monkeypatch.setattr(optional.importlib, "import_module", absent)
     with pytest.raises(UserError, match="uv run --group convert"):
         run(recordings)
 

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from gameplay_pipeline.convert.from_lerobot import FromLeRobot, from_lerobot
+from gameplay_pipeline.convert.to_lerobot import ToLeRobot, to_lerobot
 from gameplay_pipeline.convert.video import frame_times, read_frames
-from gameplay_pipeline.lerobot import FromLeRobot, ToLeRobot, from_lerobot, to_lerobot
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import make_dataset
@@ -260,14 +261,14 @@ def test_broken_episodes_of_ours_are_left_out(dataset, tmp_path, capsys):
 def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, exported):
     with pytest.raises(UserError, match="no such dataset"):
         export(tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(tmp_path / "made.zarr", exported)
     unknown = make_dataset(tmp_path / "unknown.zarr", (5,)).path
     with pytest.raises(UserError, match="--workers is 0"):
         to_lerobot(ToLeRobot(str(unknown), tmp_path / "out", workers=0))
     with pytest.raises(UserError, match="give --assume-color-order"):
         export(unknown, tmp_path / "out")
-    with pytest.raises(UserError, match="lies in"):
+    with pytest.raises(UserError, match="OUT must not be inside"):
         export(unknown, unknown / "out")
     zarr.open_group(unknown).attrs["fps"] = None
     with pytest.raises(UserError, match="give --fps"):
@@ -297,7 +298,7 @@ def test_a_full_disk_is_told(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "can't be written: File too large. Make room and begin again" in done.stderr
+    assert "can't be written: File too large. Make room and start again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("robot*"))
 

@@ -17,7 +17,8 @@ import pytest
 import zarr
 from gymnasium import spaces
 
-from gameplay_pipeline.minari import FromMinari, ToMinari, from_minari, to_minari
+from gameplay_pipeline.convert.from_minari import FromMinari, from_minari
+from gameplay_pipeline.convert.to_minari import ToMinari, to_minari
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import make_dataset
@@ -314,7 +315,7 @@ def test_broken_episodes_of_ours_are_left_out(tmp_path, capsys):
     assert export(made.path, tmp_path / "boss-v0", lossless=True) == 2
     text = capsys.readouterr().out
     assert "not carried over: the array 'depth' of the episodes" in text
-    assert "not carried over: the numbers of the episodes" in text
+    assert "not carried over: the numbers of the episodes, which are counted anew" in text
     assert "left out: episode_1: it has no frames or no actions" in text
     assert "left out: episode_2: episode_2/frames: tick 3" in text
     assert run(tmp_path / "boss-v0", tmp_path / "back.zarr") == 0
@@ -329,13 +330,13 @@ def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path):
     unknown = make_dataset(tmp_path / "unknown.zarr", (5,)).path
     with pytest.raises(UserError, match="give --assume-color-order"):
         export(unknown, tmp_path / "boss-v0")
-    with pytest.raises(UserError, match="lies in"):
+    with pytest.raises(UserError, match="OUT must not be inside"):
         export(unknown, unknown / "boss-v0")
     for name in ("boss", "boss.minari"):
         with pytest.raises(UserError, match="names with a version; call it boss-v0"):
             export(unknown, tmp_path / name)
     assert export(unknown, tmp_path / "boss-v0", assume_color_order="RGB") == 0
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         export(unknown, tmp_path / "boss-v0")
     metadata = tmp_path / "boss-v0" / "data" / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"hp", "hint"', '"hp"'))
@@ -355,7 +356,7 @@ def test_a_full_disk_is_told(tmp_path):
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert "can't be written: File too large. Make room and begin again" in done.stderr
+    assert "can't be written: File too large. Make room and start again" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("boss*"))
 
