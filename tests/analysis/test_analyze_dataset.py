@@ -14,7 +14,7 @@ from BC_training import analyze_dataset
 from BC_training.analysis.dataset import advice, page, reaction, statistics
 from BC_training.common import config as configs
 from BC_training.common.episodes import Episodes
-from tests.project.test_commands import SAMPLE, run
+from tests.support.commands import SAMPLE, run
 from tests.support.made_data import ACTIONS, make_dataset
 
 

@@ -8,7 +8,7 @@ from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
-from tests.project.test_commands import run
+from tests.support.commands import run
 from tests.support.made_data import make_dataset
 
 

@@ -25,11 +25,11 @@ from BC_training.common.episodes import Episodes
 from BC_training.common.types import ModelConfig, WindowSpec
 from BC_training.networks.model import Model
 from BC_training.play.policy import Policy
-from tests.models.test_models import SMALL
-from tests.project.test_commands import run
 from tests.support import window_model
+from tests.support.commands import run
 from tests.support.made_data import ACTIONS, STATE, make_dataset
 from tests.support.made_policy import made_bundle, save_policy
+from tests.support.small_models import SMALL
 
 PATCHES = {"left": (slice(4, 8), slice(22, 27)), "right": (slice(14, 19), slice(3, 7))}
 """Rows and columns of the frame that alone decide on an action."""

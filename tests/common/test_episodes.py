@@ -1,8 +1,6 @@
 """Opening, validating and splitting, against zarr-python and by hand."""
 
-import errno
 import itertools
-import os
 import shutil
 
 import numpy as np
@@ -12,6 +10,7 @@ import zarr
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from tests.support.made_data import ACTIONS, make_dataset
+from tests.support.refusing import refuse_to_open
 
 
 def zipped(path, top: bool):
@@ -104,18 +103,6 @@ def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
     (skipped,) = Episodes(made.path).skipped
     assert skipped.episode == "episode_1"
     assert "metadata can't be read" in skipped.what
-
-
-def refuse_to_open(monkeypatch, name):
-    """As a disk, a share or a server that fails for a while."""
-    really = os.open
-
-    def refusing(path, *others):
-        if name in str(path):
-            raise OSError(errno.EIO, "Input/output error")
-        return really(path, *others)
-
-    monkeypatch.setattr(os, "open", refusing)
 
 
 def test_what_cannot_be_had_now_is_not_taken_for_broken(made, monkeypatch):

@@ -15,8 +15,8 @@ from BC_training.common.episodes import Episodes
 from BC_training.common.frames import residency
 from BC_training.common.frames.residency import CachedFrames
 from gameplay_pipeline.plumbing.errors import UserError
-from tests.common.test_episodes import refuse_to_open
 from tests.support.made_data import make_dataset
+from tests.support.refusing import refuse_to_open
 
 ROOT = Path(__file__).parents[2]
 

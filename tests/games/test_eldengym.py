@@ -22,9 +22,9 @@ from gameplay_pipeline.environments import live
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
 from gameplay_pipeline.environments.live import GameLost, LiveGame
 from gameplay_pipeline.plumbing.errors import UserError
-from tests.play.test_replay import same_in_play_and_training
-from tests.project.test_commands import run, start
+from tests.support.commands import run, start
 from tests.support.fake_siphon import FakeSiphon, quicken, recorded_fight
+from tests.support.in_play import same_in_play_and_training
 from tests.support.made_policy import ACTIONS, made_bundle, save_policy
 
 MARGIT = "gameplay_pipeline.environments.live:Margit-v0"

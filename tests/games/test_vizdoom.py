@@ -10,7 +10,7 @@ import zarr
 from BC_training import rollout
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
 from gameplay_pipeline.record import record
-from tests.project.test_commands import run
+from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
 
 pytest.importorskip("vizdoom", reason="needs the dependency group: uv run --group vizdoom pytest")

@@ -17,39 +17,10 @@ from BC_training.networks import backbones
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import window_model
+from tests.support.in_play import observations, replay
 from tests.support.made_data import make_dataset
+from tests.support.small_models import SMALL
 
-ENCODER = {
-    "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
-    "grid": [2, 2],
-    "width": 32,
-    "state_features": [16],
-}
-SMALL = {
-    "pure_cnn": {"conv_stem": 2, "conv_features": [8, 16], "conv_depth": 1, "dense_features": [16]},
-    "state_vision": {"encoder": {**ENCODER, "state": True}, "dense_features": [16]},
-    "temporal_cnn": {
-        "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
-        "width": 8,
-        "features": [16],
-        "dense_features": [16],
-    },
-    "temporal_lstm": {"encoder": ENCODER, "ticks": 4, "stride": 2, "hidden": 16},
-    "temporal_transformer": {
-        "encoder": {**ENCODER, "past_actions": True},
-        "ticks": 4,
-        "layers": 1,
-        "heads": 2,
-        "chunk": 2,
-    },
-    "vla": {
-        "backbone": {"type": "patch", "size": 8, "width": 32},
-        "chunk": 3,
-        "width": 32,
-        "layers": 1,
-        "heads": 2,
-    },
-}
 NAMES = (*models.available(), "window_model")
 
 
@@ -168,33 +139,6 @@ def test_the_loss_falls_on_a_learnable_set(config):
     assert figures[-1] < 0.6 * figures[0]
     bundle, _ = final_arrays(config.run_dir())
     assert bundle.metrics["macro_f1"] > 0.8
-
-
-def observations(made, number, names):
-    """An episode as an environment would give it."""
-    for frame, state in zip(made.frames[number], made.state[number], strict=True):
-        values = dict(zip(names, map(float, state), strict=True)) if names else {}
-        yield {"frame": np.moveaxis(frame, 0, -1), **values}
-
-
-def replay(checkpoint, made):
-    """Plays the one validation episode tick by tick; what is said must be what the model says of
-    the dataset's samples."""
-    policy = Policy.load(checkpoint)
-    config = policy.bundle.resolved_config()
-    data = open_data(config)
-    validation = data.splits["val"]
-    model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
-    ratios = config.dataset.train_ratio, config.dataset.val_ratio
-    (number,) = data.episodes.split(*ratios, config.dataset.split_seed)[1]
-    for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
-        batch = validation.batch(np.array([sample]))
-        logits = model(policy.bundle.preprocess(batch.observation)).logits
-        if sample:
-            policy.decision.pressed = made.actions[number][sample - 1]  # teacher forcing
-        said = policy.probabilities(observation)
-        assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
-    assert sample == len(validation) - 1
 
 
 def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):

@@ -14,8 +14,8 @@ from gameplay_pipeline.environments.adapter import Adapter, Wanted, make, parse_
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import main as record_main
 from gameplay_pipeline.record import record
-from tests.project.test_commands import run
 from tests.support import toy_env
+from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
 
 BUFFERS = "tests.support.toy_env:Buffers-v0"

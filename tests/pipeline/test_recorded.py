@@ -9,8 +9,8 @@ from BC_training import __main__, analyze_dataset, evaluate
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline import convert_to_zarr
 from gameplay_pipeline.environments.adapter import resize
-from tests.models.test_models import replay
-from tests.project.test_commands import run
+from tests.support.commands import run
+from tests.support.in_play import replay
 from tests.support.made_data import Made
 from tests.support.made_recording import make_session, write_keybinds
 

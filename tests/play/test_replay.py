@@ -4,38 +4,14 @@ tests/models/test_models.py demands this of every model, on a made dataset. Here
 that an environment can give meets each kind of environment.
 """
 
-import copy
 import dataclasses
 
-import jax
-import numpy as np
 import pytest
-from flax import nnx
 
-from BC_training import train
-from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import Bundle
-from BC_training.common import config as configs
-from BC_training.common.dataset import open_data
-from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Wanted, make
 from gameplay_pipeline.plumbing.errors import UserError
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
+from tests.support.in_play import same_in_play_and_training
 
-TICKS = 60
-MODEL = {
-    "name": "temporal_transformer",
-    "encoder": {
-        "backbone": {"type": "conv", "stem": 2, "features": [8, 16], "depth": 0},
-        "grid": [2, 2],
-        "width": 32,
-        "past_actions": True,
-    },
-    "ticks": 4,
-    "stride": 2,
-    "layers": 1,
-    "heads": 2,
-}
 BUFFERS = Adapter(
     frame="screen",
     color_order="BGR",
@@ -43,80 +19,6 @@ BUFFERS = Adapter(
     actions={"shoot": "button_2", "left": "button_0"},
     fps=11.5,
 )
-
-
-def play_and_record(env, path):
-    """Presses at random: what was seen in play and what was pressed, for each recorded episode."""
-    frame = env.observation_space["frame"].shape
-    names = env.attribute_names
-    info = DatasetInfo(
-        keys=env.action_names,
-        attributes=names,
-        height=frame[0],
-        width=frame[1],
-        fps=env.fps,
-        color_order=env.color_order,
-        resize=env.resize_method,
-        source={},
-    )
-    open_dataset(path, info, 3)
-    env.action_space.seed(1)
-    played = {}
-    for number in range(2):
-        seen, pressed = played[number] = [], []
-        with EpisodeWriter(path, number, info, 3) as writer:
-            observation, _ = env.reset(seed=number)
-            for _ in range(TICKS):
-                action = env.action_space.sample().astype(bool)
-                seen.append(copy.deepcopy(observation))
-                pressed.append(action)
-                writer.append(
-                    observation["frame"],
-                    action,
-                    np.array([observation[name] for name in names], np.float32),
-                )
-                observation, _, terminated, truncated, _ = env.step(action.astype(np.int8))
-                if terminated or truncated:
-                    break
-            writer.finish({})
-    return played
-
-
-def same_in_play_and_training(env, folder, state=True):
-    played = play_and_record(env, folder / "recorded.zarr")
-    raw = {
-        "dataset": {
-            "path": str(folder / "recorded.zarr"), "train_ratio": 0.5, "val_ratio": 0.5,
-            "cache_dir": str(folder),
-        },
-        "model": {**MODEL, "encoder": {**MODEL["encoder"], "state": state}},
-    }  # fmt: skip
-    config = configs.validate(raw, "the test")
-    data = open_data(config)
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
-    model = checkpoints.create_model(config, spec)
-    bundle = Bundle(
-        format=checkpoints.FORMAT, config=raw, spec=spec, preprocess=fitted,
-        thresholds=(0.5,) * len(spec.actions), step=0, epoch=0, metrics=None, versions={},
-    )  # fmt: skip
-    policy = Policy(bundle, model)
-    validation = data.splits["val"]
-    (number,) = data.episodes.split(0.5, 0.5, config.dataset.split_seed)[1]
-    seen, pressed = played[number]
-    assert len(validation) == len(seen) > 10
-    np.testing.assert_array_equal(validation.actions, pressed)
-    model = nnx.jit(model)
-    said, expected = [], []
-    for tick, observation in enumerate(seen):
-        if tick:
-            policy.decision.pressed = pressed[tick - 1]
-        said.append(policy.probabilities(observation))
-        batch = validation.batch(np.array([tick]))
-        logits = model(fitted(batch.observation)).logits
-        expected.append(jax.nn.sigmoid(logits[0, 0]))
-    np.testing.assert_allclose(said, expected, atol=1e-5)
-    assert np.ptp(said, axis=0).max() > 1e-3  # what was seen does make a difference
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from BC_training.common.episodes import Episodes
 from gameplay_pipeline.environments.adapter import Adapter
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import record
-from tests.project.test_commands import run, start
 from tests.support import toy_env
+from tests.support.commands import run, start
 from tests.support.made_policy import ACTIONS, made_bundle, save_policy
 
 ARENA = "boss_arena:BossArena-v0"

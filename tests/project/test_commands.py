@@ -1,81 +1,29 @@
 """The public commands, as a person runs them."""
 
-import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import zarr
 from flax import nnx
 
-from BC_training import __main__, evaluate
+from BC_training import evaluate
 from BC_training import train as trainer
 from BC_training.checkpoints import store as checkpoints
-from BC_training.common import console
 from BC_training.common import dataset as datasets
-from tests.support.made_data import make_dataset, zipped
-
-ROOT = Path(__file__).parents[2]
-SAMPLE = ROOT.parent / "shared" / "data" / "freedoom_human_sample.zarr.zip"
-SMALL = (
-    *("--model.conv_stem", "2", "--model.conv_features", "[8, 16]", "--model.conv_depth", "0"),
-    *("--model.dense_features", "[16]", "--training.batch_size", "16"),
+from tests.support.commands import (
+    ROOT,
+    SAMPLE,
+    arguments_of,
+    last,
+    records,
+    run,
+    start,
+    train,
 )
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    status: int
-    out: str
-    err: str
-
-
-def run(main, *arguments):
-    """A command in this process, up to its exit status."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            console.run(main)
-    return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
-
-
-def arguments_of(data, folder, *more):
-    return (
-        *("--config", "configs/pure_cnn.yaml", *SMALL),
-        *("--dataset.path", str(data), "--training.checkpoint_dir", str(folder), *more),
-    )
-
-
-def train(data, folder, *more):
-    return run(__main__.main, *arguments_of(data, folder, *more))
-
-
-def start(arguments, cwd=ROOT, **environment):
-    """A command in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=cwd, env={**os.environ, **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def last(folder):
-    steps = sorted(int(f.name) for f in Path(folder).iterdir() if f.name.isdigit())
-    return Path(folder) / str(steps[-1])
-
-
-def records(folder):
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+from tests.support.made_data import make_dataset, zipped
 
 
 def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp_path):

@@ -111,6 +111,12 @@ def test_nothing_outside_models_knows_a_models_name():
                 assert not any(re.fullmatch(name, text) for name in names), (file, text)
 
 
+def test_tests_share_through_support_alone():
+    for file in (ROOT / "tests").rglob("*.py"):
+        for name in imports(file):
+            assert not name.startswith("tests.") or name.startswith("tests.support"), (file, name)
+
+
 @pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
 def test_the_exported_requirements_follow_the_lock():
     export = (PACKAGE / "requirements.txt").read_text()

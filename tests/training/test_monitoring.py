@@ -27,8 +27,8 @@ from BC_training.training import ranking
 from BC_training.training import run_log as runlog
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import record
-from tests.project.test_commands import records, run, start
 from tests.support import wandb_file
+from tests.support.commands import records, run, start
 
 PACKAGE = Path(configs.__file__).parent.parent
 SWEEPS = sorted((PACKAGE / "configs" / "sweeps").glob("*.yaml"))
