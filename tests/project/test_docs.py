@@ -14,33 +14,17 @@ import yaml
 from BC_training import models
 from BC_training.common import config as configs
 from docs import make_configuration, make_results
+from tests.support.following import BLOCK, run_commands, write_files
 from tests.support.made_data import make_dataset
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""A block that is the content of the file named above it."""
 
 
 def test_a_model_can_be_added_by_following_the_page(tmp_path):
-    page = (ROOT / "docs" / "adding_a_model.md").read_text()
-    files = dict(FILE.findall(page))
-    assert len(files) == 3
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    (commands,) = [text for kind, text in BLOCK.findall(page) if kind == "sh"]
+    assert len(write_files("adding_a_model.md", tmp_path)) == 3
     make_dataset(tmp_path / "dataset" / "boss_arena.zarr", lengths=(60, 50, 40, 30, 40))
-    # uv would make an environment for the temporary folder; this one is there.
-    uv = tmp_path / "bin" / "uv"
-    uv.parent.mkdir()
-    uv.write_text(f'#!/bin/sh\n[ "$1" = run ] && shift && exec {sys.executable} "$@"\n')
-    uv.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-ec", commands], cwd=tmp_path, capture_output=True, text=True,
-        env={**os.environ, "PATH": f"{uv.parent}:{os.environ['PATH']}"},
-    )  # fmt: skip
+    done = run_commands("adding_a_model.md", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "--model.stride" in done.stdout
     lines = (tmp_path / "checkpoints" / "glance" / "metrics.jsonl").read_text().splitlines()
