@@ -15,15 +15,15 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import tyro
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt8
 
-from gameplay_pipeline.convert.alignment import nearest, pressed_in
+from gameplay_pipeline.convert.alignment import EXACT_S, nearest, pressed_in
 from gameplay_pipeline.convert.importing import (
     SOURCE_EPISODE,
     Converted,
@@ -125,34 +125,50 @@ def _convert_session(
         since = frame_times(folder / VIDEO)
         start, origin = _start(folder, memory)
         times = start + since
-        pressed = pressed_in(times, inputs.events, binds)
+        pressed, inferred = pressed_in(times, inputs.events, binds)
         state, notes = _state(times, memory, info)
         counts = inputs.counts + _unbound(inputs.events, binds)
-        counts[f"sessions whose video starts by {origin}"] += 1
+        counts[f"sessions whose start is given by {origin}"] += 1
         if not pressed.any():
             notes.append(_nothing_pressed(times, inputs.events, binds))
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
-            ticks = 0
-            for frame in read_frames(folder / VIDEO, threads=threads):
-                if ticks == 0:
-                    notes += _wrong_size(frame.shape, info)
-                if ticks == len(times):
-                    raise DataError(f"{VIDEO} has more frames than it has times")
-                writer.append(resize(frame, info.width, info.height), pressed[ticks], state[ticks])
-                ticks += 1
-            if ticks < len(times):
-                raise DataError(f"{VIDEO}: {ticks:,} of {len(times):,} frames can be decoded")
-            attributes = {
-                SOURCE_EPISODE: name,
-                START: start,
-                "fps": (len(since) - 1) / (since[-1] / 1e6),
-            }
+            for tick, image in enumerate(_decode(folder / VIDEO, since, threads)):
+                if tick == 0:
+                    notes += _wrong_size(image.shape, info)
+                image = resize(image, info.width, info.height)
+                writer.append(image, pressed[tick], state[tick])
+            fps = (len(since) - 1) / (since[-1] / 1e6)
+            attributes = {SOURCE_EPISODE: name, START: start, "fps": fps}
             writer.finish(attributes, timestamps=since / 1e6)
     except DataError as error:
         return Converted(name, problem=str(error))
     except OSError as error:
         return Converted(name, problem=f"it can't be read: {error}")
-    return Converted(name, ticks, notes=(*memory.notes, *inputs.notes, *notes), counts=counts)
+    notes = [*memory.notes, *inputs.notes, *inferred, *notes]
+    return Converted(name, len(since), notes=tuple(notes), counts=counts)
+
+
+def _decode(
+    path: Path, since: Int64[np.ndarray, "N"], threads: int
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """Decodes a video's frames.
+
+    Args:
+        path: the video.
+        since: when each frame is shown by the index of the video, in microseconds.
+        threads: number of threads that decode.
+
+    Raises:
+        DataError: they are not those that the index promises.
+    """
+    first, number = 0.0, 0
+    for number, frame in enumerate(read_frames(path, threads=threads), 1):
+        first = frame.time if number == 1 else first
+        if number > len(since) or abs(frame.time - first - since[number - 1] / 1e6) > EXACT_S:
+            raise DataError(f"{path.name}: frame {number - 1} is not shown when the index says")
+        yield frame.image
+    if number < len(since):
+        raise DataError(f"{path.name}: {number:,} of {len(since):,} frames can be decoded")
 
 
 def _start(folder: Path, memory: Memory) -> tuple[int, str]:
@@ -245,13 +261,18 @@ def _sessions(recordings: Path) -> list[str]:
 def _attributes(recordings: Path, sessions: Sequence[str]) -> tuple[str, ...]:
     """Returns the attributes that most sessions have, in the order of the first of these."""
     headers: list[tuple[str, ...]] = []
+    problems: list[str] = []
     for name in sessions:
         try:
             headers.append(read_attribute_names(recordings / name / MEMORY))
-        except (DataError, OSError):
-            continue  # named when it is its turn
+        except FileNotFoundError:
+            problems.append(f"{name} has no {MEMORY}")
+        except (DataError, OSError) as error:
+            problems.append(f"{name}: {error}")  # named for all when it is their turn
     if not headers:
-        raise UserError(f"{recordings}: none of its {len(sessions)} sessions has a {MEMORY}")
+        raise UserError(
+            f"{recordings}: none of its {len(sessions)} sessions can be read; {problems[0]}"
+        )
     most_common = Counter(map(frozenset, headers)).most_common(1)[0][0]
     return next(header for header in headers if set(header) == most_common)
 

@@ -1,18 +1,24 @@
-"""Imports LeRobot datasets, version 3."""
+"""Imports LeRobot datasets, version 3.
+
+Rows of the data and frames of the video belong together by their times, as LeRobot reads them: each
+row gets the frame nearest to it, if that is within half a tick.
+"""
 
 import contextlib
 import dataclasses
 import functools
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import tyro
+from jaxtyping import Float64
 
+from gameplay_pipeline.convert.alignment import listed_ranges, pair_frames
 from gameplay_pipeline.convert.importing import (
     SOURCE_EPISODE,
     Converted,
@@ -38,6 +44,16 @@ class FromLeRobot(Import):
     """The folder that contains meta, data and videos."""
     camera: str | None = None
     """The feature that becomes the frames; needed if there are several cameras."""
+
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels by which the channel axis of a shape is recognized."""
+
+MAX_LOST = 0.25
+"""Share of an episode's rows without a frame above which the video can't be meant for it."""
+
+PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
+"""What LeRobot's templates of paths contain: {video_key}, {chunk_index:03d}."""
 
 
 class Location(NamedTuple):
@@ -97,20 +113,25 @@ def _read_info(path: Path) -> dict[str, Any]:
     """
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-    version = meta.get("codebase_version")
-    if not str(version).startswith("v3.") or not isinstance(meta.get("features"), dict):
+    version = meta.get("codebase_version") if isinstance(meta, dict) else None
+    if not str(version).startswith("v3."):
         raise UserError(
             f"{path}: its codebase_version is {version}, but only v3 can be read; "
             "lerobot has a script that converts older ones"
         )
-    if missing := {"fps", "data_path", "video_path"} - set(meta):
+    if missing := {"features", "fps", "data_path", "video_path"} - set(meta):
         raise UserError(f"{path}: it lacks {', '.join(sorted(missing))}")
     if not isinstance(meta["fps"], int | float) or not 0 < meta["fps"] < float("inf"):
         raise UserError(f"{path}: its fps is {meta['fps']!r}, not a rate above zero")
-    if ACTION not in meta["features"]:
+    features = meta["features"]
+    if not isinstance(features, dict) or ACTION not in features:
         raise UserError(f"{path}: it has no feature {ACTION!r}")
+    for name, feature in features.items():
+        shape = feature.get("shape") if isinstance(feature, dict) else None
+        if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+            raise UserError(f"{path}: the shape of the feature {name!r} is {shape!r}")
     return meta
 
 
@@ -128,24 +149,34 @@ def _choose_camera(job: FromLeRobot, features: dict[str, Any]) -> str:
 
 
 def _frame_size(job: FromLeRobot, feature: dict[str, Any]) -> tuple[int, int]:
-    """Returns height and width of a camera's frames."""
+    """Returns height and width of a camera's frames, by the names of the axes or else the shape."""
     # The axes are called height, width, channels or by their first letters, in any order.
-    letters = [str(name)[:1] for name in feature.get("names") or ()]
-    if sorted(letters) != ["c", "h", "w"]:
-        raise UserError(f"{job.source / INFO}: which axes of the camera are height and width?")
-    return feature["shape"][letters.index("h")], feature["shape"][letters.index("w")]
+    shape, names = feature["shape"], feature.get("names")
+    letters = [str(name)[:1] for name in names] if isinstance(names, list) else []
+    if len(shape) == 3 and sorted(letters) == ["c", "h", "w"]:
+        return shape[letters.index("h")], shape[letters.index("w")]
+    if len(shape) == 3 and shape[2] in CHANNELS:
+        return shape[0], shape[1]
+    if len(shape) == 3 and shape[0] in CHANNELS:
+        return shape[1], shape[2]
+    raise UserError(
+        f"{job.source / INFO}: which axes of the camera are height and width? "
+        f"Its shape is {shape}, its names are {names}"
+    )
 
 
 def _column_names(features: dict[str, Any], key: str) -> tuple[str, ...]:
     """Returns the names of a feature's columns, made up where it has none."""
     names, shape = features[key].get("names"), features[key]["shape"]
-    if isinstance(names, dict):
-        names = list(itertools.chain.from_iterable(names.values()))
     if len(shape) != 1:
         raise UserError(f"the feature {key} has shape {shape}; only columns can be carried over")
-    if not names or len(names) != shape[0] or len(set(names)) != shape[0]:
+    if isinstance(names, dict):  # such as {"motors": [...]}
+        parts = [value if isinstance(value, list) else [value] for value in names.values()]
+        names = list(itertools.chain.from_iterable(parts))
+    names = [str(name) for name in names] if isinstance(names, list) else []
+    if len(names) != shape[0] or len(set(names)) != shape[0]:
         return tuple(f"{key.rpartition('.')[2]}_{column}" for column in range(shape[0]))
-    return tuple(map(str, names))
+    return tuple(names)
 
 
 def _locations(job: FromLeRobot, meta: dict[str, Any], camera: str) -> Iterator[Location]:
@@ -165,14 +196,35 @@ def _locations(job: FromLeRobot, meta: dict[str, Any], camera: str) -> Iterator[
         for row in rows:
             in_data = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
             in_video = {name: row[f"{video}/{name}"] for name in ("chunk_index", "file_index")}
+            if not isinstance(row["episode_index"], int) or not isinstance(row["length"], int):
+                raise UserError(f"{file}: episode_index and length must be whole numbers")
             yield Location(
                 row["episode_index"],
                 row["length"],
-                meta["data_path"].format(**in_data),
-                meta["video_path"].format(video_key=camera, **in_video),
-                row[f"{video}/from_timestamp"],
+                _inside(job, "data_path", meta["data_path"], in_data),
+                _inside(job, "video_path", meta["video_path"], {"video_key": camera, **in_video}),
+                float(row[f"{video}/from_timestamp"] or 0),
                 row["tasks"],
             )
+
+
+def _inside(job: FromLeRobot, key: str, template: Any, values: dict[str, Any]) -> str:
+    """Fills in a template of a path, which comes from the dataset and may not lead out of it.
+
+    Raises:
+        UserError: it is no such template, or leads elsewhere.
+    """
+    filled = PLACEHOLDER.sub(
+        lambda match: f"{values.get(match[1], match[0])!s:0>{int(match[2] or 0)}}",
+        template if isinstance(template, str) else "",
+    )
+    parts = re.split(r"[/\\]", filled)
+    if "{" in filled or ".." in parts or not parts[0] or ":" in filled or "\0" in filled:
+        raise UserError(
+            f"{job.source / INFO}: its {key} is {template!r}, which does not name a file inside "
+            "the dataset"
+        )
+    return filled
 
 
 def _check_buttons(job: FromLeRobot, files: Sequence[str], keys: Sequence[str]) -> None:
@@ -180,7 +232,7 @@ def _check_buttons(job: FromLeRobot, files: Sequence[str], keys: Sequence[str]) 
     for name in files:
         if not (job.source / name).exists():
             continue  # named when it is its episodes' turn
-        action = _read_columns(job.source / name, [ACTION], [])[ACTION]
+        action = _read_columns(job.source / name, {ACTION: len(keys)}, [])[ACTION]
         wrong = np.argwhere((action != 0) & (action != 1))
         if len(wrong):
             row, column = wrong[0].tolist()
@@ -191,15 +243,31 @@ def _check_buttons(job: FromLeRobot, files: Sequence[str], keys: Sequence[str]) 
 
 
 def _read_columns(
-    path: Path, names: Sequence[str], filters: list[Any]
-) -> dict[str, npt.NDArray[Any]]:
-    """Reads columns of a parquet file, as [N, F] each."""
+    path: Path, widths: dict[str, int], filters: list[Any]
+) -> dict[str, Float64[np.ndarray, "N F"]]:
+    """Reads columns of numbers from a parquet file.
+
+    Args:
+        path: the file.
+        widths: how many numbers each column has in a row.
+        filters: which rows, as pyarrow takes it.
+
+    Raises:
+        DataError: it can't be read, or a column contains something else.
+    """
     pq: Any = require("pyarrow.parquet", "convert")
     with _naming(path):
-        table = pq.read_table(path, columns=list(names), filters=filters or None)
-        return {
-            name: np.array(table[name].to_pylist()).reshape(table.num_rows, -1) for name in names
-        }
+        table = pq.read_table(path, columns=list(widths), filters=filters or None)
+    columns = {}
+    for name, width in widths.items():
+        try:
+            values = np.array(table[name].to_pylist(), np.float64)
+            columns[name] = values.reshape(table.num_rows, width)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}: its column {name} is not {width} numbers in each row: {error}"
+            ) from error
+    return columns
 
 
 def _convert_episode(
@@ -209,33 +277,61 @@ def _convert_episode(
     name, number = item
     place = locations[name]
     try:
-        state_columns = [STATE] if info.attributes else []
-        wanted = [ACTION, "frame_index", "timestamp", *state_columns]
-        rows = _read_columns(
-            job.source / place.data, wanted, [("episode_index", "=", place.number)]
-        )
-        if not np.array_equal(rows["frame_index"][:, 0], np.arange(place.length)):
-            raise DataError(f"{place.data} does not hold its {place.length} frames in order")
-        values = rows[STATE] if info.attributes else np.zeros((place.length, 0))
+        rows = _read_rows(job, info, place)
+        times, values = rows["timestamp"][:, 0], rows.get(STATE, np.zeros((place.length, 0)))
         state, notes = as_float32(values, info.attributes)
         assert info.fps is not None
-        # Half a frame early: the video's times are rounded.
-        start = max(0.0, place.start - 0.5 / info.fps)
+        half_a_tick = 0.5 / info.fps
+        start = max(0.0, place.start + times[0] - half_a_tick)
         frames = read_frames(job.source / place.video, start=start)
+        kept, skipped = [], 0
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
-            ticks = 0
-            for frame in itertools.islice(frames, place.length):
-                writer.append(
-                    resize(frame, info.width, info.height), rows[ACTION][ticks] == 1, state[ticks]
+            for row, image in pair_frames(place.start + times, frames, half_a_tick):
+                if row is None:
+                    skipped += 1
+                    continue
+                image = resize(image, info.width, info.height)
+                writer.append(image, rows[ACTION][row] == 1, state[row])
+                kept.append(row)
+            lost = place.length - len(kept)
+            if lost > MAX_LOST * place.length:
+                raise DataError(
+                    f"{place.video}: only {len(kept)} of its {place.length} rows have a frame "
+                    "within half a tick"
                 )
-                ticks += 1
-            if ticks < place.length:
-                raise DataError(f"{place.video}: {ticks} of its {place.length} frames are there")
-            times = rows["timestamp"][:, 0].astype(np.float64)
-            writer.finish({SOURCE_EPISODE: name, "tasks": place.tasks}, timestamps=times)
+            writer.finish({SOURCE_EPISODE: name, "tasks": place.tasks}, timestamps=times[kept])
     except (DataError, OSError) as error:
         return Converted(name, problem=str(error))
-    return Converted(name, ticks, notes=tuple(notes))
+    if lost:
+        rows_lost = sorted(set(range(place.length)) - set(kept))
+        notes.append(
+            f"rows without a frame within half a tick were left out: {listed_ranges(rows_lost)}"
+        )
+    if skipped:
+        notes.append(f"{skipped} frames of its video belong to no row and were left out")
+    return Converted(name, len(kept), notes=tuple(notes))
+
+
+def _read_rows(
+    job: FromLeRobot, info: DatasetInfo, place: Location
+) -> dict[str, Float64[np.ndarray, "N F"]]:
+    """Reads an episode's rows.
+
+    Raises:
+        DataError: they can't be read, are not all there, or their times don't rise.
+    """
+    widths = {ACTION: len(info.keys), "frame_index": 1, "timestamp": 1}
+    if info.attributes:
+        widths[STATE] = len(info.attributes)
+    rows = _read_columns(job.source / place.data, widths, [("episode_index", "=", place.number)])
+    if not np.array_equal(rows["frame_index"][:, 0], np.arange(place.length)):
+        raise DataError(f"{place.data} does not contain its {place.length} frames in order")
+    if place.length == 0:
+        raise DataError("it is empty")
+    still = np.flatnonzero(~(np.diff(rows["timestamp"][:, 0]) > 0)).tolist()
+    if still:
+        raise DataError(f"{place.data}: the timestamp of its row {still[0] + 1} does not rise")
+    return rows
 
 
 @contextlib.contextmanager

@@ -1,9 +1,12 @@
 """Reads the tables of a recorded session: samples of the game's memory, and what was pressed."""
 
+import codecs
 import csv
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +20,13 @@ TIME = "timestamp_us"
 
 TIME_LIMIT_US = 2**62
 """A time that no table reaches."""
+
+MAX_HEADER = 1_000_000
+"""Characters in a table's first line, at most."""
+
+UNNAMED = re.compile(r"(Unnamed: \d+)?")
+"""The header of a column without a name, such as an index that pandas wrote, and then read and
+wrote again."""
 
 EVENTS = {"KEY_DOWN": "key", "KEY_UP": "key", "MOUSE_DOWN": "mouse", "MOUSE_UP": "mouse"}
 """The kind of button, as key bindings name it, that an event is about."""
@@ -56,7 +66,7 @@ def read_attribute_names(path: Path) -> tuple[str, ...]:
         DataError: the file is no such table.
     """
     _, header = next(_read_rows(path, ()))
-    return tuple(name for name in header if name != TIME)
+    return tuple(name for name in header if name not in (TIME, ""))
 
 
 def read_memory(path: Path, attributes: Sequence[str]) -> Memory:
@@ -67,7 +77,9 @@ def read_memory(path: Path, attributes: Sequence[str]) -> Memory:
     """
     times, values = array("q"), array("d")
     rows = _read_rows(path, attributes)
-    others = [name for name in next(rows)[1] if name not in (TIME, *attributes)]
+    header = next(rows)[1]
+    others = [name or "a column without a name" for name in header
+              if name not in (TIME, *attributes)]  # fmt: skip
     notes = [f"{path.name}: not carried over: {', '.join(others)}"] if others else []
     for line, (time, *row) in rows:
         times.append(_whole(time, path, line))
@@ -103,19 +115,24 @@ def read_inputs(path: Path) -> Inputs:
 
 def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Yields the table's header, then of each row the time and the wanted columns; each with its
-    line number.
+    line number. A column without a name is "".
 
     Raises:
         DataError: the file is no such table.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            if twice := sorted({name for name in header if header.count(name) > 1}):
+    try:
+        with path.open(newline="", encoding=_encoding(path)) as file:
+            separator = _separator(file.readline(MAX_HEADER))
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            header = ["" if UNNAMED.fullmatch(name.strip()) else name.strip()
+                      for name in next(reader, [])]  # fmt: skip
+            named = [name for name in header if name]
+            if twice := sorted({name for name in named if named.count(name) > 1}):
                 raise DataError(f"{path.name} has more than one column {twice[0]!r}")
             if missing := [name for name in (TIME, *columns) if name not in header]:
-                raise DataError(f"{path.name} has no column {', '.join(missing)}")
+                there = f"; its columns are {', '.join(named)}" if named else ""
+                raise DataError(f"{path.name} has no column {', '.join(missing)}{there}")
             yield reader.line_num, header
             places = [header.index(name) for name in (TIME, *columns)]
             for row in reader:
@@ -126,19 +143,42 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
                         f"{path.name}, line {reader.line_num}: {len(row)} values for "
                         f"{len(header)} columns"
                     )
+                if separator == ";":  # then numbers may have commas
+                    row = [value.replace(",", ".") for value in row]
                 yield reader.line_num, [row[place] for place in places]
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path.name}, line {reader.line_num + 1}: {error}") from error
+    except UnicodeError as error:
+        raise DataError(
+            f"{path.name} is not UTF-8 or UTF-16; save it as UTF-8 ({error})"
+        ) from error
+    except csv.Error as error:
+        raise DataError(f"{path.name}: {error}") from error
+
+
+def _encoding(path: Path) -> str:
+    """Tells UTF-16, as spreadsheets and PowerShell write it, from UTF-8."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in start:
+        return "utf-16-le" if start[1:2] == b"\0" else "utf-16-be"
+    return "utf-8-sig"
+
+
+def _separator(header: str) -> str:
+    """Tells by the header what separates the columns: commas, semicolons or tabs."""
+    return max(",;\t", key=header.count)
 
 
 def _whole(text: str, path: Path, line: int) -> int:
+    """Parses a time; one that was written as 500000.0 or 5e5 is whole too."""
     try:
-        value = int(text)
-    except ValueError:
-        value = TIME_LIMIT_US
-    if abs(value) >= TIME_LIMIT_US:
-        raise DataError(f"{path.name}, line {line}: {TIME} is {text!r}, not a whole number")
-    return value
+        value = Decimal(text.strip())
+        if abs(value) < TIME_LIMIT_US and value == int(value):
+            return int(value)
+    except (InvalidOperation, ValueError, OverflowError):
+        pass
+    raise DataError(f"{path.name}, line {line}: {TIME} is {text!r}, not a whole number")
 
 
 def _number(text: str, name: str, path: Path, line: int) -> float:

@@ -1,4 +1,4 @@
-"""Reads and writes videos; the only user of PyAV."""
+"""Reads and writes videos; all use of PyAV is here."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,10 +19,10 @@ class Encoding(NamedTuple):
     """How a video is stored."""
 
     codec: str
-    """As FFmpeg calls it."""
+    """FFmpeg's name of it."""
     pixels: str
     options: dict[str, str]
-    """Of the codec."""
+    """Options of the codec."""
 
 
 # A key frame every other frame, and none that needs a later one, so that any is found fast.
@@ -30,33 +30,42 @@ LOSSY = Encoding("libx264", "yuv420p", {"crf": "18", "g": "2", "bf": "0"})
 LOSSLESS = Encoding("libx264rgb", "rgb24", {"qp": "0", "g": "2"})
 
 
+class TimedFrame(NamedTuple):
+    """A frame of a video, and when it is shown."""
+
+    time: float
+    """Seconds, by the video's own clock."""
+    image: UInt8[np.ndarray, "H W 3"]
+    """RGB."""
+
+
 def frame_times(path: Path) -> Int64[np.ndarray, "N"]:
-    """Microseconds at which each frame is shown, counted from the first; nothing is decoded.
+    """Returns when each frame is shown, in microseconds since the first; decodes nothing.
 
     Raises:
-        DataError: it is no video, is cut off, or its times don't rise.
+        DataError: the file is no video, is cut off, or its times don't rise.
     """
     av = require("av", "convert")
     try:
         with av.open(str(path)) as container:
             stream = _video(container, path)
-            promised, found = stream.frames, []
+            promised, packets = stream.frames, []
             for packet in container.demux(stream):
                 if packet.size == 0:
                     continue  # marks the end
                 if packet.is_corrupt:
                     raise DataError(
-                        f"{path.name} is cut off or damaged after {len(found):,} frames"
+                        f"{path.name} is cut off or damaged after {len(packets):,} frames"
                     )
                 if packet.pts is None:
-                    raise DataError(f"{path.name}: frame {len(found)} has no time")
-                found.append((packet.pts, packet.is_discard))
+                    raise DataError(f"{path.name}: frame {len(packets)} has no time")
+                packets.append((packet.pts, packet.is_discard))
             base = stream.time_base
     except (av.FFmpegError, OSError) as error:
         raise DataError(f"{path.name} can't be read as a video: {error.strerror}") from error
-    if len(found) < promised:
-        raise DataError(f"{path.name} is cut off: {len(found):,} of {promised:,} frames")
-    shown = sorted(pts for pts, discarded in found if not discarded)
+    if len(packets) < promised:
+        raise DataError(f"{path.name} is cut off: {len(packets):,} of {promised:,} frames")
+    shown = sorted(pts for pts, discarded in packets if not discarded)
     if len(shown) < 2:
         raise DataError(f"{path.name} has {len(shown)} frames, which is too few")
     times = np.array([round((pts - shown[0]) * base / MICROSECONDS) for pts in shown])
@@ -65,15 +74,13 @@ def frame_times(path: Path) -> Int64[np.ndarray, "N"]:
     return times
 
 
-def read_frames(
-    path: Path, *, start: float = 0.0, threads: int = 1
-) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """Decodes the frames one after another, as RGB.
+def read_frames(path: Path, *, start: float = 0.0, threads: int = 1) -> Iterator[TimedFrame]:
+    """Decodes the frames one after another.
 
     Args:
         path: the video.
-        start: seconds, of the video's own time, of the first frame that is wanted.
-        threads: that decode.
+        start: time of the first frame that is wanted, in seconds of the video's own clock.
+        threads: number of threads that decode.
 
     Raises:
         DataError: it can't be decoded.
@@ -88,11 +95,14 @@ def read_frames(
             if start > 0:
                 container.seek(int(first), stream=stream)
             for frame in container.decode(stream):
-                if start > 0 and frame.pts < first:
+                if start > 0 and frame.pts is not None and frame.pts < first:
                     continue
                 if frame.is_corrupt:
                     raise DataError(f"{path.name}: frame {number} is damaged")
-                yield frame.to_ndarray(format="rgb24")
+                if frame.pts is None:
+                    raise DataError(f"{path.name}: frame {number} has no time")
+                time = float(frame.pts * stream.time_base)
+                yield TimedFrame(time, frame.to_ndarray(format="rgb24"))
                 number += 1
     except (av.FFmpegError, OSError) as error:
         raise DataError(
@@ -101,16 +111,16 @@ def read_frames(
 
 
 class VideoWriter:
-    """Writes frames to an mp4; a context manager."""
+    """Writes frames to an mp4 file; a context manager."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float, encoding: Encoding):
-        """Opens it.
+        """Opens the file.
 
         Args:
-            path: the file; its folder must be there.
+            path: the file; its folder must exist.
             size: width and height.
-            fps: frames a second, as its index shall say; `append` gives the times themselves.
-            encoding: how it is stored.
+            fps: frames per second that the file states; `append` gives the times themselves.
+            encoding: how the frames are stored.
         """
         self._av = require("av", "convert")
         self._container = self._av.open(str(path), "w")
@@ -135,7 +145,7 @@ class VideoWriter:
         self._container.close()
 
     def append(self, frame: UInt8[np.ndarray, "H W 3"], microseconds: int) -> None:
-        """Adds a frame, RGB, that is shown from then on."""
+        """Adds a frame, RGB, that is shown from that time on."""
         image = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
         image.pts, image.time_base = microseconds, MICROSECONDS
         self._container.mux(self._stream.encode(image))
@@ -143,5 +153,5 @@ class VideoWriter:
 
 def _video(container: Any, path: Path) -> Any:
     if not container.streams.video:
-        raise DataError(f"{path.name} holds no video")
+        raise DataError(f"{path.name} contains no video")
     return container.streams.video[0]

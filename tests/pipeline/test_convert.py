@@ -161,13 +161,15 @@ def test_presses_equal_the_slow_reference(seed):
         key=lambda event: event.time,
     )
     expected = reference_pressed(times.tolist(), events, binds)
-    assert np.array_equal(pressed_in(times, events, binds), expected)
+    pressed, notes = pressed_in(times, events, binds)
+    assert np.array_equal(pressed, expected)
+    assert all("never goes up" in note for note in notes)
 
 
 def rows(times, *events, columns=None):
     binds = Keybinds(("x",), columns or {("key", "a"): [0], ("key", "b"): [0]})
     made = [Event(t, kind == "down", ("key", name)) for t, kind, name in events]
-    return pressed_in(np.array(times), made, binds)[:, 0].tolist()
+    return pressed_in(np.array(times), made, binds)[0][:, 0].tolist()
 
 
 def test_a_press_shorter_than_a_frame_is_not_lost():
@@ -191,6 +193,73 @@ def test_two_keys_of_one_action_are_released_when_both_are_up():
 def test_a_key_that_repeats_itself_is_released_once():
     held = (1, "down", "a"), (11, "down", "a"), (15, "down", "a"), (21, "up", "a")
     assert rows([0, 10, 20, 30], *held) == [1, 1, 1, 0]
+
+
+SECOND = 1_000_000
+
+
+def held(key, first, last, every=33_000):
+    """A key that goes down and repeats itself."""
+    return [Event(time, True, ("key", key)) for time in range(first, last, every)]
+
+
+def with_lost_releases(events):
+    """The events with the releases that pressed_in infers before another press, key by key."""
+    repeats, lost = [], []
+    for button in {event.button for event in events}:
+        signs = []
+        for event in (each for each in events if each.button == button):
+            silent = signs and event.time - signs[-1] > (1_200_000 if len(signs) == 1 else 600_000)
+            if event.is_down and silent:
+                lost.append((signs[-1], button))
+                signs = []
+            elif event.is_down and len(signs) > 1:
+                repeats.append(event.time - signs[-1])
+            signs = [*signs, event.time] if event.is_down else []
+    repeat = round(float(np.median(repeats))) if repeats else 0
+    inferred = [Event(time + repeat, False, button) for time, button in lost]
+    return sorted([*events, *inferred], key=lambda event: event.time)
+
+
+def pressed_ticks(events):
+    """Ticks, ten a second for ten seconds, with W pressed; and the notes."""
+    events = sorted(events, key=lambda event: event.time)
+    binds = Keybinds(("go",), {("key", "w"): [0]})
+    pressed, notes = pressed_in(np.arange(100) * 100_000, events, binds)
+    return np.flatnonzero(pressed[:, 0]).tolist(), notes
+
+
+def test_a_press_whose_release_was_lost_ends_with_the_keyboards_repeats():
+    press = held("w", SECOND // 2, SECOND)
+    tab = [Event(SECOND, True, ("key", "alt"))]
+    again = [Event(8 * SECOND, True, ("key", "w")), Event(8_300_000, False, ("key", "w"))]
+    ticks, notes = pressed_ticks(press + tab + again)
+    assert ticks == [5, 6, 7, 8, 9, 10, 80, 81, 82]
+    (note,) = notes
+    assert "key W: the release of 1 of its presses was not recorded" in note
+    assert "33 ms (one repeat of the keyboard)" in note
+    assert "(1028000 us)" in note
+    # A release that was recorded counts, however long the key was silent after another went down.
+    assert pressed_ticks([*press, *tab, again[1]]) == (list(range(5, 83)), [])
+
+
+def test_a_recorder_without_repeats_leaves_a_lost_release_where_the_press_began():
+    downs = [Event(time, True, ("key", "w")) for time in (SECOND // 2, 8 * SECOND)]
+    ticks, notes = pressed_ticks([*downs, Event(8_300_000, False, ("key", "w"))])
+    assert ticks == [5, 80, 81, 82]
+    assert "keys do not repeat in this recording" in notes[0]
+
+
+def test_a_key_that_falls_silent_and_never_goes_up_was_released():
+    ticks, notes = pressed_ticks(held("w", SECOND // 2, SECOND))
+    assert ticks == [5, 6, 7, 8, 9, 10]
+    assert "the release of 1 of its presses" in notes[0]
+    # Another key ends the repeating of the first, which may be held on.
+    ticks, notes = pressed_ticks(held("w", SECOND // 2, SECOND) + held("d", SECOND, 9 * SECOND))
+    assert ticks == list(range(5, 100))
+    assert notes == ["key W never goes up at last; it is taken to be held to the end"]
+    # And one that repeats itself to the end is held to the end.
+    assert pressed_ticks(held("w", SECOND // 2, 10 * SECOND))[0] == list(range(5, 100))
 
 
 def test_keys_held_at_the_edges_of_the_recording():
@@ -260,7 +329,8 @@ def reference_episode(folder, binds: Keybinds, size):
         kind, _, what = row["event_type"].partition("_")
         button = (kind.lower(), row["key_or_button"].lower())
         events.append(Event(int(row["timestamp_us"]), what == "DOWN", button))
-    return frames, np.array(state), reference_pressed(times, events, binds), times, start
+    pressed = reference_pressed(times, with_lost_releases(events), binds)
+    return frames, np.array(state), pressed, times, start
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -282,6 +352,71 @@ def test_a_wild_recording_equals_the_slow_reference(tmp_path, seed, capsys):
     assert "memory_data.csv: " in text
     assert "times are before the one above them; sorted" in text
     assert "presses of key ESC, which no binding names: " in text
+
+
+def rewrite(session, change, encoding="utf-8"):
+    """Writes a session's tables as another program would."""
+    for name in ("memory_data.csv", "inputs.csv"):
+        text = (session / name).read_text()
+        (session / name).write_bytes(change(text).encode(encoding))
+
+
+def german(text):
+    return text.replace(".", "%").replace(",", ";").replace("%", ",")
+
+
+def as_floats(text):
+    """Times as pandas writes them once a row had none."""
+    head, *lines = text.splitlines()
+    return "\n".join([head, *(line.replace(",", ".0,", 1) for line in lines)])
+
+
+def with_index(text):
+    head, *lines = text.splitlines()
+    return "\n".join(["," + head, *(f"{row},{line}" for row, line in enumerate(lines))])
+
+
+TABLES = {
+    "semicolons, decimal commas": (german, "utf-8"),
+    "tabs": (lambda text: text.replace(",", "\t"), "utf-8"),
+    "UTF-16": (str, "utf-16"),
+    "UTF-16 without a mark": (str, "utf-16-le"),
+    "UTF-16, big end first": (str, "utf-16-be"),
+    "a mark": (str, "utf-8-sig"),
+    "whole numbers as floats": (as_floats, "utf-8"),
+    "an index of pandas": (with_index, "utf-8"),
+    "an index of pandas, read and written again": (
+        lambda text: with_index(with_index(text)).replace(",,", ",Unnamed: 0,", 1),
+        "utf-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", TABLES)
+def test_tables_of_other_programs_are_read(made, tmp_path, how, capsys):
+    recordings = tmp_path / "recordings"
+    shutil.copytree(made[0] / "session_2", recordings / "session_2")
+    rewrite(recordings / "session_2", *TABLES[how])
+    assert run(recordings) == 0
+    found, _ = read(tmp_path / "out.zarr", 0)
+    assert np.array_equal(found["actions"], made[1][0].actions)
+    assert np.array_equal(found["state"], made[1][0].state.astype(np.float32))
+    names = zarr.open_group(tmp_path / "out.zarr").attrs["attributes"]
+    assert names[0] == "HeroHp"
+    assert "" not in names
+    said = "memory_data.csv: not carried over: a column without a name" in capsys.readouterr().out
+    assert said == ("pandas" in how)
+
+
+def test_a_table_that_cannot_be_read_is_not_said_to_be_absent(made, tmp_path):
+    recordings = tmp_path / "recordings"
+    shutil.copytree(made[0] / "session_2", recordings / "session_2")
+    rewrite(recordings / "session_2", lambda text: text.replace("HeroHp", "Müdigkeit"), "cp1252")
+    with pytest.raises(UserError, match=r"memory_data\.csv is not UTF-8 or UTF-16; save it"):
+        run(recordings)
+    rewrite(recordings / "session_2", lambda _: "time,HeroHp\n1,2\n")
+    with pytest.raises(UserError, match="no column timestamp_us; its columns are time, HeroHp"):
+        run(recordings)
 
 
 def cut(file):
@@ -373,7 +508,11 @@ DAMAGE = {
     "no time": ("inputs.csv", set_at(2, 0, "1.5"), "line 2: timestamp_us is '1.5'"),
     "no possible time": ("inputs.csv", set_at(2, 0, str(2**70)), "line 2: timestamp_us is"),
     "half a line": ("memory_data.csv", lambda f: os.truncate(f, f.stat().st_size - 20), "values"),
-    "not text": ("inputs.csv", lambda f: f.write_bytes(b"\xff\xfe\x00"), "inputs.csv, line 1"),
+    "not text": (
+        "inputs.csv",
+        lambda f: f.write_bytes(b"\xff\xfe\x00"),
+        "is not UTF-8 or UTF-16",
+    ),
     "no columns": ("inputs.csv", lambda f: f.write_text(""), "no column timestamp_us, event_type"),
     "no samples": ("memory_data.csv", edit(lambda _, t: t.clear()), "contains no sample"),
     "another clock": ("memory_data.csv", shift(10**9), "does start_timestamp_us in metadata.json"),
@@ -500,7 +639,7 @@ def test_bad_arguments_are_refused(recordings, tmp_path):
     with pytest.raises(UserError, match="contains no folders of sessions"):
         run(tmp_path / "empty")
     (tmp_path / "empty" / "a").mkdir()
-    with pytest.raises(UserError, match=r"none of its 1 sessions has a memory_data\.csv"):
+    with pytest.raises(UserError, match=r"can be read; a has no memory_data\.csv"):
         run(tmp_path / "empty")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 import zarr
 
+from BC_training.common.episodes import Episodes
 from gameplay_pipeline.convert.from_lerobot import FromLeRobot, from_lerobot
 from gameplay_pipeline.convert.to_lerobot import ToLeRobot, to_lerobot
-from gameplay_pipeline.convert.video import frame_times, read_frames
+from gameplay_pipeline.convert.video import LOSSLESS, VideoWriter, frame_times, read_frames
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import make_dataset
 
 ROOT = Path(__file__).parents[2]
+
+SCREEN = "observation.images.screen"
 
 LEROBOT = "lerobot==0.4.4"
 
@@ -104,7 +108,8 @@ def test_the_layout_is_that_of_version_3(dataset, exported):
                  for k in ("chunk_index", "file_index")}  # fmt: skip
         video = exported / info["video_path"].format(video_key="observation.images.screen", **place)
         assert np.array_equal(
-            np.moveaxis(np.stack(list(read_frames(video))), -1, 1), dataset.frames[number]
+            np.moveaxis(np.stack([frame.image for frame in read_frames(video)]), -1, 1),
+            dataset.frames[number],
         )
         assert np.allclose(frame_times(video) / 1e6, np.arange(row["length"]) / 17, atol=2e-6)
 
@@ -160,8 +165,6 @@ def test_lossy_frames_are_close_and_named(tmp_path, capsys):
 
 def test_several_episodes_in_a_video_are_told_apart(dataset, exported, tmp_path):
     """As lerobot itself writes them."""
-    from gameplay_pipeline.convert.video import LOSSLESS, VideoWriter
-
     videos = exported / "videos/observation.images.screen/chunk-000"
     shutil.rmtree(videos)
     videos.mkdir()
@@ -176,6 +179,104 @@ def test_several_episodes_in_a_video_are_told_apart(dataset, exported, tmp_path)
     for number in range(3):
         found, _ = read(tmp_path / "back.zarr", number)
         assert np.array_equal(found["frames"], dataset.frames[number])
+
+
+def show_at(exported, number, times, images):
+    """Replaces an episode's video."""
+    (video,) = exported.glob(f"videos/*/*/file-00{number}.mp4")
+    with VideoWriter(video, (32, 24), 17, LOSSLESS) as writer:
+        for time, image in zip(times, images, strict=True):
+            writer.append(np.moveaxis(image, 0, -1), round(time * 1e6))
+
+
+def test_frames_that_are_missing_take_their_rows_with_them(dataset, exported, tmp_path, capsys):
+    kept = [tick for tick in range(40) if tick not in (5, 6, 7, 20)]
+    show_at(exported, 0, np.array(kept) / 17, dataset.frames[0][kept])
+    assert load(exported, tmp_path / "back.zarr") == 0
+    found, _ = read(tmp_path / "back.zarr", 0)
+    assert np.array_equal(found["frames"], dataset.frames[0][kept])
+    assert np.array_equal(found["actions"], dataset.actions[0][kept])
+    assert np.array_equal(found["state"], dataset.state[0][kept])
+    assert np.allclose(found["timestamps"], np.array(kept) / 17)
+    said = "0: rows without a frame within half a tick were left out: 5-7, 20"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.4, -0.4])
+def test_a_video_of_another_rate_is_paired_by_time(dataset, exported, tmp_path, capsys, shift):
+    """Frames at twice the rate, and rows up to half a tick from theirs."""
+    times = (np.arange(60) / 2 + max(shift, 0)) / 17
+    between = np.zeros_like(dataset.frames[1])
+    images = np.stack([dataset.frames[1], between], 1).reshape(60, *between.shape[1:])
+    show_at(exported, 1, times, images)
+    if shift < 0:
+        path = exported / "data/chunk-000/file-000.parquet"
+        change_column(path, "timestamp", lambda old: old + 0.02)
+    assert load(exported, tmp_path / "back.zarr") == 0
+    found, _ = read(tmp_path / "back.zarr", 1)
+    assert np.array_equal(found["actions"], dataset.actions[1])
+    if shift == 0:
+        assert np.array_equal(found["frames"], dataset.frames[1])
+    assert re.search(r"1: (28|29|30) frames of its video belong to no row", capsys.readouterr().out)
+
+
+def test_rows_at_one_time_leave_the_episode_out(exported, tmp_path, capsys):
+    def twice(values):
+        values[41] = values[40]
+        return values
+
+    change_column(exported / "data/chunk-000/file-000.parquet", "timestamp", twice)
+    assert load(exported, tmp_path / "back.zarr") == 1
+    reason = "data/chunk-000/file-000.parquet: the timestamp of its row 1 does not rise"
+    assert f"left out: 1: {reason}" in capsys.readouterr().out
+    assert len(Episodes(tmp_path / "back.zarr", validate=False)) == 2
+
+
+@pytest.mark.parametrize(
+    ("shape", "names"),
+    [([24, 32, 3], None), ([3, 24, 32], None), ([3, 24, 32], ["channels", "height", "width"]),
+     ([24, 32, 3], ["a", "b", "c"])],
+)  # fmt: skip
+def test_axes_of_a_camera_are_told_by_their_names_or_the_shape(exported, tmp_path, shape, names):
+    features = json.loads((exported / "meta/info.json").read_text())["features"]
+    features["observation.images.screen"] |= {"shape": shape, "names": names}
+    change_info(exported, features=features)
+    assert load(exported, tmp_path / "back.zarr") == 0
+    assert read(tmp_path / "back.zarr", 0)[0]["frames"].shape == (40, 3, 24, 32)
+
+
+@pytest.mark.parametrize("key", ["data_path", "video_path"])
+def test_paths_that_lead_out_of_the_dataset_are_refused(exported, tmp_path, key):
+    for template in (
+        "../{chunk_index}/x.mp4", "/etc/{chunk_index}", "a/../../b", "C:\\x", "\\\\server\\x", "",
+        "{chunk_index:9999999d}", "{chunk_index.__class__}", "{nothing}", 3, None,
+    ):  # fmt: skip
+        change_info(exported, **{key: template})
+        with pytest.raises(UserError, match=f"its {key} is .* does not name a file inside"):
+            load(exported, tmp_path / "back.zarr")
+
+
+BAD_INFO = {
+    "a list": lambda _: [],
+    "no shape": lambda info: info["features"]["action"].pop("shape"),
+    "a shape of text": lambda info: info["features"]["action"].update(shape="3"),
+    "a feature of text": lambda info: info["features"].update(action="x"),
+    "no features": lambda info: info.update(features=None),
+    "an action of two axes": lambda info: info["features"]["action"].update(shape=[3, 1]),
+    "an infinite rate": lambda info: info.update(fps=float("inf")),
+    "a camera of one axis": lambda info: info["features"][SCREEN].update(shape=[3]),
+    "more actions": lambda info: info["features"]["action"].update(shape=[4], names=None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", BAD_INFO)
+def test_info_that_makes_no_sense_is_refused(exported, tmp_path, wrong):
+    info = json.loads((exported / "meta/info.json").read_text())
+    changed = BAD_INFO[wrong](info)
+    (exported / "meta/info.json").write_text(json.dumps(changed if changed == [] else info))
+    with pytest.raises(UserError):
+        load(exported, tmp_path / "back.zarr")
+    assert not (tmp_path / "back.zarr").exists()
 
 
 def test_actions_that_are_no_buttons_are_refused(exported, tmp_path):
@@ -219,7 +320,10 @@ def test_an_episode_that_cannot_be_read_is_left_out(exported, tmp_path, capsys):
     shutil.copy(videos / "file-002.mp4", videos / "file-000.mp4")
     assert load(exported, tmp_path / "back.zarr") == 1 + 1
     text = capsys.readouterr().out
-    assert "left out: 0: videos/observation.images.screen/chunk-000/file-000.mp4: 20 of its" in text
+    assert (
+        "left out: 0: videos/observation.images.screen/chunk-000/file-000.mp4: only 20 of its"
+        in text
+    )
     assert "left out: 1: file-001.mp4: frame 0 can't be decoded" in text
     assert list(zarr.open_group(tmp_path / "back.zarr").group_keys()) == ["episode_2"]
 
@@ -373,8 +477,9 @@ def test_lerobot_opens_what_is_written(tmp_path, lossless):
         assert np.abs(error).max() <= 1  # whatever decoder it takes
     else:
         assert found["fps"] == 17.2
-        own = [list(read_frames(video)) for video in sorted((tmp_path / "robot").rglob("*.mp4"))]
-        ours = np.moveaxis(np.concatenate(own), -1, 1)
+        videos = sorted((tmp_path / "robot").rglob("*.mp4"))
+        own = [frame.image for video in videos for frame in read_frames(video)]
+        ours = np.moveaxis(np.stack(own), -1, 1)
         assert np.abs(found["frames"].astype(float) - ours).mean() < 3
 
 
