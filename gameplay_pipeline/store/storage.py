@@ -408,10 +408,10 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _hub_address(url: str) -> str:
-    """Where hf://datasets/OWNER/NAME[@REVISION]/PATH is served."""
+    """Where hf://datasets/ACCOUNT/NAME[@REVISION]/PATH is served."""
     parts = url.removeprefix("hf://").split("/")
     if len(parts) < 4 or parts[0] != "datasets":
-        raise DataError(f"{url}: expected hf://datasets/OWNER/NAME/PATH", is_transient=True)
+        raise DataError(f"{url}: expected hf://datasets/ACCOUNT/NAME/PATH", is_transient=True)
     name, _, revision = parts[2].partition("@")
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     path = "/".join(parts[3:])

@@ -114,7 +114,7 @@ def test_a_server_that_is_not_there_is_one_message():
 def test_a_protocol_that_needs_an_extra_says_which():
     with pytest.raises(UserError, match=r"nonsense://x/y: .*uv run --extra cloud"):
         Episodes("nonsense://x/y")
-    with pytest.raises(UserError, match="expected hf://datasets/OWNER/NAME/PATH"):
+    with pytest.raises(UserError, match="expected hf://datasets/ACCOUNT/NAME/PATH"):
         Episodes("hf://models/x")
 
 

@@ -26,6 +26,9 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
             self._answer(200, data)
             return
         first = int(asked[1]) if asked[1] else max(len(data) - int(asked[2]), 0)
+        if first >= len(data) > 0:
+            self._answer(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            return
         last = min(int(asked[2]), len(data) - 1) if asked[1] and asked[2] else len(data) - 1
         content = {"Content-Range": f"bytes {first}-{last}/{len(data)}"}
         self._answer(206, data[first : last + 1], content)
@@ -57,7 +60,7 @@ def serving(folder: Path, handler: type[Ranged] = Ranged) -> Iterator[str]:
     """Serves a folder for a while; gives the server's address."""
     made = functools.partial(handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), made) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
         finally:
