@@ -357,7 +357,7 @@ def test_a_wild_recording_equals_the_slow_reference(tmp_path, seed, capsys):
 def rewrite(session, change, encoding="utf-8"):
     """Writes a session's tables as another program would."""
     for name in ("memory_data.csv", "inputs.csv"):
-        text = (session / name).read_text()
+        text = (session / name).read_text(errors="replace")
         (session / name).write_bytes(change(text).encode(encoding))
 
 
