@@ -60,9 +60,7 @@ def matrix_rate(dtype: Any, seconds: float) -> float:
     return 2 * size**3 * count / passed
 
 
-def step_rate(
-    row: Row, data: Path, batch_size: int, precision: str, seconds: float
-) -> dict[str, Any]:
+def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str, Any]:
     """Times the train step of a model on one batch."""
     raw = {
         "dataset": {
