@@ -81,11 +81,11 @@ def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str,
         train_step: Any = trainer.train_step
         compiled = train_step.lower(trainer.state, batch, None).compile()
         flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-        state, _ = jax.block_until_ready(trainer.train_step(trainer.state, batch, None))
+        state, _ = jax.block_until_ready(compiled(trainer.state, batch, None))
         count, began = 0, time.perf_counter()
         while (passed := time.perf_counter() - began) < seconds:
             for _ in range(10):
-                state, _ = trainer.train_step(state, batch, None)
+                state, _ = compiled(state, batch, None)
             jax.block_until_ready(state.step)
             count += 10
         run.close()
