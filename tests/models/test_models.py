@@ -22,9 +22,11 @@ from tests.support.made_data import make_dataset
 from tests.support.small_models import SMALL
 
 NAMES = (*models.available(), "window_model")
+# A group is run by one process, which so trains and compiles each model once.
+PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=PARAMS)
 def setting(request, tmp_path_factory):
     """A small model of each kind, to be trained on the made dataset."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -75,7 +77,7 @@ def changed(config, **training):
 
 
 def final_arrays(folder):
-    last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
+    last = max(int(step.name) for step in folder.iterdir() if step.name.isdigit())
     bundle, model = checkpoints.load_model(folder / str(last))
     return bundle, checkpoints.flatten(nnx.state(model))
 
