@@ -7,14 +7,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import tyro
 from jaxtyping import Float, UInt8
 
+from BC_training.analysis.policy.replay import Replayed, replay
 from BC_training.analysis.policy.saliency import Saliency
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
@@ -25,8 +26,11 @@ from BC_training.common.types import DataSpec
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing.errors import UserError
 
-BLOCK = 64
-"""Frames that are decoded at once."""
+FRAMES_AT_ONCE = 64
+"""How many frames are decoded at once."""
+
+Shown = tuple[UInt8[np.ndarray, "H W C"], Replayed | None, Float[np.ndarray, "H W"] | None]
+"""A tick's frame; what a policy makes of it, and where it looks, if one plays."""
 
 POSITIONS = {name for body in BODIES for name in body}
 
@@ -52,6 +56,73 @@ def visualize(
         smooth: noisy copies of each frame over which its saliency is averaged; 0 for no saliency,
             which on a CPU takes most of the time.
     """
+    out = _output(out, episode, smooth)
+    viewer = _viewer()
+    loaded = None if checkpoint is None else checkpoints.load_model(checkpoints.locate(checkpoint))
+    episodes = Episodes(
+        dataset, use_state=loaded is None or loaded[0].resolved_config().dataset.use_state
+    )
+    number = _find(episodes, episode)
+    chosen = episodes.episodes[number]
+    frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
+    policy = None
+    played: Iterable[Shown] = ((frame, None, None) for frame in frames)
+    if loaded is not None:
+        checkpoints.require_same(loaded[0], episodes.spec(), episodes.path)
+        policy = Policy(*loaded)
+        played = _played(policy, Saliency(*loaded, smooth) if smooth else None, chosen, frames)
+    # Renamed into place: a run that is stopped leaves no file that looks whole.
+    partial = out.with_name(f"{out.stem}.partial.rrd")
+    try:
+        _write(partial, viewer, episodes, chosen, policy, played)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{out}: {chosen.length:,} ticks, {out.stat().st_size / 2**20:.1f} MiB")
+    _open(out)
+    return 0
+
+
+def _write(
+    file: Path,
+    viewer: ModuleType,
+    episodes: Episodes,
+    episode: Episode,
+    policy: Policy | None,
+    played: Iterable[Shown],
+) -> None:
+    """Writes all ticks of an episode, with what a policy makes of them if one plays."""
+    spec = episodes.spec()
+    seconds, state = _seconds(episode, spec), episode.state if spec.state else None
+    groups, drawn = _drawn(spec.state, state)
+    writer = viewer.RerunWriter(
+        file,
+        about=_about(episodes, episode, spec, policy, drawn),
+        actions=spec.actions,
+        thresholds=None if policy is None else policy.bundle.thresholds,
+        state=groups,
+        has_time=seconds is not None,
+    )
+    with contextlib.closing(writer):
+        is_bgr = spec.frame.color_order == "BGR"
+        for tick, (frame, decision, saliency) in enumerate(played):
+            writer.add(
+                tick,
+                None if seconds is None else float(seconds[tick]),
+                frame=frame[..., ::-1] if is_bgr else frame,
+                pressed=episode.actions[tick],
+                state={name: float(values[tick]) for name, values in drawn.items()},
+                decision=decision,
+                saliency=saliency,
+            )
+
+
+def _output(out: Path | None, episode: int, smooth: int) -> Path:
+    """The file to write.
+
+    Raises:
+        UserError: an argument makes no sense.
+    """
     out = out or Path(f"episode_{episode}.rrd")
     if out.suffix != ".rrd":
         raise UserError(f"--out: {out} does not end in .rrd")
@@ -59,70 +130,33 @@ def visualize(
         raise UserError(f"--out: no folder {out.parent}")
     if smooth < 0:
         raise UserError(f"--smooth: {smooth} is below zero")
+    return out
+
+
+def _viewer() -> ModuleType:
+    """The module that writes for Rerun, which not everyone has installed."""
     try:
         from BC_training.analysis.policy import viewer
     except ImportError as error:
         raise UserError(str(error)) from error
+    return viewer
 
-    loaded = None if checkpoint is None else checkpoints.load_model(checkpoints.locate(checkpoint))
-    config = None if loaded is None else loaded[0].resolved_config()
-    episodes = Episodes(dataset, use_state=config is None or config.dataset.use_state)
-    number, spec = _find(episodes, episode), episodes.spec()
-    chosen = episodes.episodes[number]
-    policy = saliency = None
-    if loaded is not None and config is not None:
-        bundle, model = loaded
-        checkpoints.require_same(bundle, spec, episodes.path)
-        told = None
-        if bundle.preprocess.instructions is not None:
-            told = instruction_of(chosen, config.dataset.instruction)
-        policy = Policy(bundle, model)
-        policy.reset(told)
-        saliency = Saliency(bundle, model, smooth) if smooth else None
 
-    state = chosen.state if spec.state else None
-    seconds = _seconds(chosen, spec)
-    groups, drawn = _drawn(spec.state, state)
-    # Renamed into place: a run that is stopped leaves no file that looks whole.
-    partial = out.with_name(f"{out.stem}.partial.rrd")
-    try:
-        recording = viewer.Recording(
-            partial,
-            about=_about(episodes, chosen, spec, checkpoint, policy, drawn, state),
-            actions=spec.actions,
-            thresholds=None if policy is None else policy.bundle.thresholds,
-            state=groups,
-            has_time=seconds is not None,
-        )
-        with contextlib.closing(recording):
-            for tick, frame in enumerate(
-                console.progress(_frames(episodes, number), "Writing", chosen.length)
-            ):
-                probabilities = decided = heat = None
-                if policy is not None:
-                    observation: dict[str, Any] = {"frame": frame}
-                    if state is not None:
-                        observation |= dict(zip(spec.state, state[tick], strict=True))
-                    decided = policy.act(observation)
-                    probabilities = policy.latest
-                    if saliency is not None:
-                        heat = saliency(policy, decided)
-                recording.add(
-                    tick,
-                    None if seconds is None else float(seconds[tick]),
-                    frame=frame[..., ::-1] if spec.frame.color_order == "BGR" else frame,
-                    pressed=chosen.actions[tick],
-                    state={name: float(values[tick]) for name, values in drawn.items()},
-                    probabilities=probabilities,
-                    decided=decided,
-                    saliency=heat,
-                )
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{out}: {chosen.length:,} ticks, {out.stat().st_size / 2**20:.1f} MiB")
-    _open(out)
-    return 0
+def _played(
+    policy: Policy,
+    saliency: Saliency | None,
+    episode: Episode,
+    frames: Iterable[UInt8[np.ndarray, "H W C"]],
+) -> Iterator[Shown]:
+    """Each frame of an episode, what the policy makes of it, and where it looks."""
+    config = policy.bundle.resolved_config()
+    reads_instructions = policy.bundle.preprocess.instructions is not None
+    instruction = (
+        instruction_of(episode, config.dataset.instruction) if reads_instructions else None
+    )
+    state = episode.state if policy.bundle.spec.state else None
+    for tick in replay(policy, frames, state, instruction):
+        yield tick.frame, tick, saliency(policy, tick.pressed) if saliency is not None else None
 
 
 def _find(episodes: Episodes, wanted: int) -> int:
@@ -138,7 +172,7 @@ def _find(episodes: Episodes, wanted: int) -> int:
     for problem in episodes.skipped:
         if problem.episode == name:
             raise UserError(f"{episodes.path}: {problem}")
-    nearest = min(names, key=lambda each: abs(int(each.removeprefix("episode_")) - wanted))
+    nearest = min(names, key=lambda other: abs(int(other.removeprefix("episode_")) - wanted))
     raise UserError(
         f"--episode: {episodes.path} has no {name}; the nearest of its {len(names)} episodes "
         f"({names[0]} to {names[-1]}) is {nearest}"
@@ -148,30 +182,33 @@ def _find(episodes: Episodes, wanted: int) -> int:
 def _frames(episodes: Episodes, number: int) -> Iterator[UInt8[np.ndarray, "H W C"]]:
     """An episode's frames, a few of them decoded at a time, and no chunk twice."""
     episode = episodes.episodes[number]
-    block = -(-BLOCK // episode.frames.block) * episode.frames.block
-    for first in range(0, episode.length, block):
-        yield from episodes.read_frames(number, slice(first, first + block))
+    step = -(-FRAMES_AT_ONCE // episode.frames.block) * episode.frames.block
+    for first in range(0, episode.length, step):
+        yield from episodes.read_frames(number, slice(first, first + step))
 
 
 def _seconds(episode: Episode, spec: DataSpec) -> Float[np.ndarray, "N"] | None:
-    """Since the first frame: as it was recorded, or else by the rate, or else not known."""
-    if (known := episode.timestamps) is not None:
-        return known - known[0]
+    """Seconds since the first frame: as recorded, or else by the rate, or else None."""
+    if (timestamps := episode.timestamps) is not None:
+        return timestamps - timestamps[0]
     return None if spec.frame.fps is None else np.arange(episode.length) / spec.frame.fps
 
 
 def _drawn(
     names: tuple[str, ...], state: Float[np.ndarray, "N S"] | None
 ) -> tuple[dict[str, list[str]], dict[str, Float[np.ndarray, "N"]]]:
-    """The attributes that are drawn, by group, and their values. Resources become shares of their
-    maximum where it is recorded; of the rest, what never changes is left to the text."""
+    """The attributes that are drawn, by group, and their values.
+
+    Resources become shares of their maximum where it is recorded. What never changes is left to
+    the text.
+    """
     groups: dict[str, list[str]] = {}
     drawn: dict[str, Float[np.ndarray, "N"]] = {}
     columns = {} if state is None else dict(zip(names, state.T, strict=True))
     for name, values in columns.items():
         if match := RATIO.fullmatch(name):
-            group, most = "resources", columns.get(f"{match[1]}Max{match[2]}")
-            values = values if most is None else values / np.maximum(most, 1)
+            group, maximum = "resources", columns.get(f"{match[1]}Max{match[2]}")
+            values = values if maximum is None else values / np.maximum(maximum, 1)
         elif values.min() == values.max():
             continue
         elif ANIMATION.fullmatch(name):
@@ -187,16 +224,14 @@ def _about(
     episodes: Episodes,
     episode: Episode,
     spec: DataSpec,
-    checkpoint: Path | None,
     policy: Policy | None,
     drawn: Mapping[str, Float[np.ndarray, "N"]],
-    state: Float[np.ndarray, "N S"] | None,
 ) -> str:
-    """What the lines are of, as Markdown."""
+    """What is shown, as Markdown."""
     rate = "" if spec.frame.fps is None else f" at {spec.frame.fps:g} a second"
     lines = [f"# {episode.name}", f"of `{episodes.path}`: {episode.length:,} ticks{rate}", ""]
     lines += [f"- `{name}`: {value}" for name, value in episode.attributes.items()]
-    if state is not None:
+    if spec.state and (state := episode.state) is not None:
         lines += [
             f"- `{name}`: {values[0]:.10g} throughout"
             for name, values in zip(spec.state, state.T, strict=True)
@@ -206,7 +241,7 @@ def _about(
     if policy is not None:
         lines += [
             "",
-            f"# `{checkpoint}`",
+            f"# Policy: {policy.bundle.resolved_config().model.name}",
             f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
             "",
             "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "

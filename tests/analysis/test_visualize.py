@@ -17,7 +17,8 @@ pytest.importorskip("rerun", reason="needs the dependency group: uv run --group 
 import rerun
 from rerun.chunk import RrdReader
 
-from BC_training import common, models, train, visualize
+from BC_training import models, train, visualize
+from BC_training.analysis import policy as policy_analysis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
@@ -48,7 +49,7 @@ def shown(*arguments):
 
 def read(file):
     """Values by tick of each component under its entity, and under "time" the seconds."""
-    found = collections.defaultdict(dict)
+    components = collections.defaultdict(dict)
     for chunk in RrdReader(file).stream().to_chunks():
         if chunk.is_static:
             continue
@@ -59,11 +60,11 @@ def read(file):
             if component in ("scalars", "blob", "state"):
                 cells = zip(ticks, rows[name].to_pylist(), strict=True)
                 values = {tick: cell[0] for tick, cell in cells if cell}
-                found[chunk.entity_path, component] |= values
+                components[chunk.entity_path, component] |= values
         if "time" in rows.schema.names:
             seconds = rows["time"].cast("int64").to_numpy() / 1e9
-            found["time"] |= dict(zip(ticks, seconds.tolist(), strict=True))
-    return found
+            components["time"] |= dict(zip(ticks, seconds.tolist(), strict=True))
+    return components
 
 
 def series(found, entity, component="scalars"):
@@ -104,11 +105,11 @@ def test_an_episode_alone(made, tmp_path, monkeypatch):
     def watched(self, number, ticks):
         decoded.append(number)
         frames = read_frames(self, number, ticks)
-        assert len(frames) <= visualize.BLOCK
+        assert len(frames) <= visualize.FRAMES_AT_ONCE
         return frames
 
     monkeypatch.setattr(Episodes, "read_frames", watched)
-    monkeypatch.setattr(visualize, "BLOCK", 16)
+    monkeypatch.setattr(visualize, "FRAMES_AT_ONCE", 16)
     file = tmp_path / "episode.rrd"
     done = shown("--dataset", made.path, "--episode", "2", "--out", file)
     assert done.status == 0, done.err
@@ -395,7 +396,7 @@ def test_a_damaged_frame_is_named(made, tmp_path):
 def test_without_rerun_it_says_how_to_get_it(made, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
     monkeypatch.delitem(sys.modules, "BC_training.analysis.policy.viewer", raising=False)
-    monkeypatch.delattr(common, "viewer", raising=False)
+    monkeypatch.delattr(policy_analysis, "viewer", raising=False)
     done = shown("--dataset", made.path, "--episode", "0", "--out", tmp_path / "episode.rrd")
     assert done.status == 1
     assert "uv run --group visualize" in done.err

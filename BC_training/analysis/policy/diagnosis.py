@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from rich.table import Table
 
+from BC_training.analysis.policy.replay import replay
 from BC_training.checkpoints.store import Bundle
 from BC_training.common import console, metrics
 from BC_training.common.dataset import Data, Dataset
@@ -92,16 +93,15 @@ def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.nd
     being the past ones, and how many ticks of the split that is."""
     policy = Policy(bundle, model)
     ends = np.flatnonzero(np.diff(dataset.episode, append=-1)) + 1
-    count = int(ends[max(np.searchsorted(ends, FED_TICKS, "right") - 1, 0)])
+    whole = ends[: max(int(np.searchsorted(ends, FED_TICKS, "right")), 1)].tolist()
     pressed = []
-    for sample in range(count):
-        if sample == 0 or dataset.episode[sample] != dataset.episode[sample - 1]:
-            policy.reset()
-        observation: dict[str, Any] = {"frame": dataset.frames(np.array([sample]))[0]}
+    for first, last in zip([0, *whole[:-1]], whole, strict=True):
+        frames = (dataset.frames(np.array([row]))[0] for row in range(first, last))
+        state = None
         if dataset.state is not None:
-            observation |= dict(zip(bundle.spec.state, dataset.state[sample], strict=False))
-        pressed.append(policy.act(observation))
-    return np.array(pressed), count
+            state = dataset.state[first:last, : len(bundle.spec.state)]
+        pressed += [tick.pressed for tick in replay(policy, frames, state)]
+    return np.array(pressed), len(pressed)
 
 
 def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> metrics.Metrics:

@@ -1,5 +1,6 @@
 """Where a picture speaks for the buttons that a policy presses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -23,16 +24,16 @@ BLUR = 0.025
 
 class Saliency:
     """SmoothGrad (Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise"): the gradient
-    of the pressed buttons' summed logits with respect to the frame of now, averaged over noisy
-    copies of it. Frames before now count as they were seen."""
+    of the pressed buttons' summed logits with respect to the current frame, averaged over noisy
+    copies of it. Earlier frames of the window count as they were seen."""
 
     def __init__(self, bundle: Bundle, model: Model, copies: int):
         """Compiles at the first call.
 
         Args:
-            bundle: of the checkpoint.
-            model: with its trained parameters.
-            copies: noisy ones of each frame.
+            bundle: the checkpoint's bundle.
+            model: the model with its trained parameters.
+            copies: noisy copies of each frame to average over.
         """
         self._graph, self._state = nnx.split(model)
         self._preprocess, self._copies = bundle.preprocess, copies
@@ -40,19 +41,20 @@ class Saliency:
         self._gradient = jax.jit(self._make_gradient())
 
     def __call__(self, policy: Policy, pressed: Bool[np.ndarray, "A"]) -> Float[np.ndarray, "H W"]:
-        """What each place counts for the buttons: the squared gradient around it, 1 where it is
+        """How much each pixel counts for the buttons: the squared gradient around it, 1 where it is
         largest in the frame; 0 everywhere if none is pressed or the model does not look.
 
         Args:
-            policy: of the same model, after the tick in question.
-            pressed: upon it.
+            policy: a policy of the same model, just after the tick in question.
+            pressed: the buttons that it pressed at that tick.
         """
-        found = self._gradient(self._state, policy.seen, policy.memory, jnp.asarray(pressed))
-        found = np.asarray(found)
-        blurred = cv2.GaussianBlur(found, (0, 0), BLUR * found.shape[0])
+        gradient = self._gradient(self._state, policy.seen, policy.memory, jnp.asarray(pressed))
+        gradient = np.asarray(gradient)
+        blurred = cv2.GaussianBlur(gradient, (0, 0), BLUR * gradient.shape[0])
         return blurred / max(float(blurred.max()), np.finfo(np.float32).tiny)
 
-    def _make_gradient(self):
+    def _make_gradient(self) -> Callable[..., Float[Array, "H W"]]:
+        """The function to compile: (state, seen, memory, pressed) to squared gradients."""
         graph, preprocess, window = self._graph, self._preprocess, self._window
         copies = self._copies
 
@@ -68,12 +70,12 @@ class Saliency:
             noise = jax.random.normal(jax.random.key(0), frame.shape)
             noisy = frame + NOISE * (frame.max() - frame.min()) * noise
 
-            def spoken(frames: Float[Array, "B H W C"]) -> Float[Array, ""]:
+            def pressed_logits(frames: Float[Array, "B H W C"]) -> Float[Array, ""]:
                 kept = jnp.repeat(memory.features, copies, axis=0)
                 kept = kept.at[:, -1].set(model.encode(now._replace(frames=frames), None))
                 logits = decode_kept(model, window, kept, memory.age)
                 return jnp.where(pressed[None], logits[:, 0], 0.0).sum()
 
-            return (jax.grad(spoken)(noisy).mean(axis=0) ** 2).sum(axis=-1)
+            return (jax.grad(pressed_logits)(noisy).mean(axis=0) ** 2).sum(axis=-1)
 
         return gradient

@@ -1,4 +1,4 @@
-"""An episode as a file for Rerun's viewer, which opens it in a layout of its own."""
+"""An episode as a .rrd file for Rerun's viewer, with the layout in which it opens."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from BC_training.analysis.policy.replay import Replayed
 from gameplay_pipeline.plumbing.errors import UserError
 
 try:
@@ -19,13 +20,13 @@ except ImportError as error:
     ) from error
 
 QUALITY = 90
-"""Of the JPEG that a frame becomes."""
+"""JPEG quality of the frames."""
 LEVELS = 16
-"""Of the overlay's opacity: what PNG packs well, and no eye misses more."""
+"""Steps of the overlay's opacity: few pack well in PNG, and no eye misses more."""
 DENSEST = 0.75
 """Opacity of the overlay where the picture counts most."""
 HEAT = (255, 60, 200)
-"""Of the overlay and of probabilities: rare in pictures."""
+"""Colour of the overlay and of probabilities: rare in pictures."""
 BUTTON = {
     "player": rr.SeriesLines(
         colors=[(120, 130, 145)], widths=[5.0], names=["player"], interpolation_mode="StepAfter"
@@ -41,17 +42,17 @@ PALETTE = (
     *((230, 80, 80), (90, 160, 240), (90, 200, 120), (240, 190, 70)),
     *((180, 120, 230), (80, 210, 210), (240, 140, 190), (170, 170, 170)),
 )
-"""Of the lines of the state."""
+"""Colours of the lines of the state."""
 AROUND = 10.0
-"""Seconds before and after the moment shown that the lines of the buttons reach."""
+"""Seconds of the buttons' lines that are shown before and after the current moment."""
 AROUND_TICKS = 150
-"""Likewise on the timeline `tick`."""
+"""Ticks shown before and after, on the timeline `tick`."""
 LANES = "animations"
 """The group of the state whose values are names: drawn as lanes, not as lines."""
 
 
-class Recording:
-    """A .rrd file, written tick by tick: a fight need not fit into memory.
+class RerunWriter:
+    """Writes a .rrd file tick by tick, so that a fight need not fit into memory.
 
     Entities: `screen/frame`, `screen/saliency`; `buttons/ACTION/player` (0 or 1), and beside it
     `policy` (likewise), `probability` and `threshold`; `state/GROUP/ATTRIBUTE`; `about`.
@@ -68,15 +69,16 @@ class Recording:
         state: Mapping[str, Sequence[str]],
         has_time: bool,
     ):
-        """Begins a file, over whatever is there.
+        """Begins a file; an older one of that name is overwritten.
 
         Args:
-            path: of the .rrd.
-            about: shown beside the screen, Markdown.
+            path: the .rrd file to write.
+            about: Markdown that is shown beside the screen.
             actions: names of the A buttons.
-            thresholds: from which a policy presses each; None where no policy plays.
+            thresholds: the probability from which a policy presses each button; None where no
+                policy plays.
             state: names of the attributes, by group.
-            has_time: whether seconds will be given.
+            has_time: whether `add` will be given seconds.
 
         Raises:
             UserError: it can't be written.
@@ -107,21 +109,19 @@ class Recording:
         frame: UInt8[np.ndarray, "H W 3"],
         pressed: Bool[np.ndarray, "A"],
         state: Mapping[str, float],
-        probabilities: Float[np.ndarray, "A"] | None,
-        decided: Bool[np.ndarray, "A"] | None,
+        decision: Replayed | None,
         saliency: Float[np.ndarray, "H W"] | None,
     ) -> None:
         """Adds a tick.
 
         Args:
-            tick: counted from the episode's start.
-            seconds: likewise; None where the time is not known.
-            frame: RGB.
-            pressed: by the player.
-            state: values of the attributes.
-            probabilities: None where no policy plays.
-            decided: likewise; what the policy presses.
-            saliency: 0 to 1; None where there is none.
+            tick: ticks since the episode's start.
+            seconds: seconds since the episode's start; None where the time is not known.
+            frame: the RGB image.
+            pressed: the buttons that the player held.
+            state: a value for each attribute.
+            decision: what the policy made of the frame; None where no policy plays.
+            saliency: weight of each pixel, 0 to 1; None where it is not drawn.
         """
         self._stream.set_time("tick", sequence=tick)
         if seconds is not None:
@@ -129,10 +129,10 @@ class Recording:
         self._stream.log("screen/frame", rr.Image(frame).compress(QUALITY))
         for number, action in enumerate(self._actions):
             values = {"player": pressed[number]}
-            if self._thresholds is not None and probabilities is not None and decided is not None:
+            if self._thresholds is not None and decision is not None:
                 values["threshold"] = self._thresholds[number]
-                values["probability"] = probabilities[number]
-                values["policy"] = decided[number]
+                values["probability"] = decision.probabilities[number]
+                values["policy"] = decision.pressed[number]
             for name, value in values.items():
                 self._stream.log(_entity("buttons", action, name), rr.Scalars(float(value)))
         if saliency is not None:
