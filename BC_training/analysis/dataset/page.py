@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from BC_training.analysis.dataset import advice, reaction
 from BC_training.analysis.dataset.statistics import onsets
+from BC_training.analysis.plots import INK, STYLE, label
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 
@@ -30,10 +31,7 @@ OFFSETS = (-8, -4, 0, 4, 8)
 MAX_WIDTH = 240
 """Of a shown frame, in pixels."""
 
-INK, FIRST, SECOND = "#2b2f36", "#3b6ea5", "#c2703d"
-
-LONGEST_LABEL = 24
-"""Characters of a name in a plot."""
+FIRST, SECOND = "#3b6ea5", "#c2703d"
 
 NAMED_EPISODES = 60
 """More than these are shown as a histogram."""
@@ -116,16 +114,8 @@ def render(summary: Mapping[str, Any], presses: list[Press]) -> str:
 
 
 def _plots(summary: Mapping[str, Any]) -> dict[str, Markup]:
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none", "svg.hashsalt": "page", "font.family": "sans-serif",
-            "font.size": 9, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": "#b9bec6",
-            "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-            "axes.spines.right": False, "axes.titlesize": 9, "axes.titlelocation": "left",
-            # Names come from the dataset: a dollar sign in one is no formula.
-            "text.parse_math": False,
-        }
-    ):  # fmt: skip
+    style = STYLE | {"svg.fonttype": "none", "svg.hashsalt": "page"}
+    with matplotlib.rc_context(style):
         plots = {
             "lengths": _lengths(summary),
             "frequencies": _frequencies(summary),
@@ -139,12 +129,6 @@ def _plots(summary: Mapping[str, Any]) -> dict[str, Markup]:
         if _dodged(summary):
             plots["dodges"] = _dodges(summary)
     return plots
-
-
-def _label(name: str) -> str:
-    """A name on one line, short enough for a plot."""
-    line = " ".join(name.split())
-    return line if len(line) <= LONGEST_LABEL else line[: LONGEST_LABEL - 1] + "…"
 
 
 def _svg(figure: Figure) -> Markup:
@@ -192,7 +176,7 @@ def _frequencies(summary: Mapping[str, Any]) -> Markup:
     values = [100 * summary["actions"][name]["frequency"] for name in names]
     figure, axes = _single(0.5 + 0.3 * len(names))
     bars = axes.barh(range(len(names)), values, color=FIRST)
-    axes.set_yticks(range(len(names)), [_label(name) for name in names])
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.bar_label(bars, [f"{value:.2f} %" for value in values], padding=3)
     axes.invert_yaxis()
     axes.set(xlabel="% of ticks", xlim=(0, 1.15 * max(*values, 1e-3)))
@@ -214,7 +198,7 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
         said = "never pressed" if median is None else f"median {median:g} ticks"
         if median is not None and fps is not None:
             said += f", {1000 * median / fps:.0f} ms"
-        axes.set_title(f"{_label(name)}\n{said}")
+        axes.set_title(f"{label(name)}\n{said}")
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     grid[-1].set_xlabel("ticks")
@@ -222,7 +206,7 @@ def _durations(summary: Mapping[str, Any]) -> Markup:
 
 
 def _pressed_given(summary: Mapping[str, Any]) -> Markup:
-    names = [_label(name) for name in summary["actions"]]
+    names = [label(name) for name in summary["actions"]]
     values = np.array(
         [[np.nan if v is None else 100 * v for v in row] for row in summary["pressed_given"]]
     )
@@ -245,7 +229,7 @@ def _rate(summary: Mapping[str, Any]) -> Markup:
     for axes, (name, rates) in zip(grid, summary["rate_over_the_fight"].items(), strict=True):
         values = [np.nan if rate is None else 100 * rate for rate in rates]
         axes.plot(np.linspace(0, 100, len(values)), values, color=FIRST)
-        axes.set_title(_label(name))
+        axes.set_title(label(name))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(3))
     grid[-1].set_xlabel("% of the fight")
@@ -261,7 +245,7 @@ def _delays(summary: Mapping[str, Any]) -> Markup:
             axes.axvspan(row["low"] - 0.3, row["high"] + 0.3, color=SECOND, alpha=0.2, lw=0)
             axes.axvline(row["ticks"], color=SECOND)
         said = "no estimate" if row["ticks"] is None else f"{row['ticks']} ticks"
-        axes.set_title(f"{_label(name)}: {said}")
+        axes.set_title(f"{label(name)}: {said}")
         axes.set_xlim(0, reaction.LAGS)
         axes.yaxis.set_major_locator(MaxNLocator(3))
     grid[-1].set_xlabel("ticks before the press")
@@ -284,7 +268,7 @@ def _state(summary: Mapping[str, Any]) -> Markup:
     for axes, name in zip(grid, varying, strict=True):
         histogram = summary["state"][name]["histogram"]
         axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=FIRST)
-        axes.set_title(_label(name))
+        axes.set_title(label(name))
         axes.ticklabel_format(axis="x", useOffset=False)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(2))

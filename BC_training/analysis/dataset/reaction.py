@@ -9,13 +9,13 @@ predictions correlate best. Where the best is no better than what presses moved 
 their episodes give, there is no estimate.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from BC_training.analysis.dataset.statistics import onsets
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 
@@ -26,69 +26,69 @@ PARTS = (10, 6)
 """Columns and rows of the parts of the screen."""
 
 MAX_EPISODES, MAX_TICKS = 24, 1000
-"""Looked at, evenly spaced, and of each from its start."""
+"""How many episodes are looked at, evenly spaced, and how many ticks from the start of each."""
 
 MIN_EPISODES, MIN_PRESSES = 4, 20
+"""With fewer there is no estimate."""
 
 RIDGE = 0.1
-"""Of the mean diagonal."""
+"""Penalty of the regression on the screen, as a share of the mean square of its inputs' sums."""
 
 HISTORY = 32
 """Ticks of buttons whose effect on the screen is told from what happens by itself."""
 
 HISTORY_RIDGE = 0.3
-"""In presses. Hardly any: what this shrinks away, the screen would explain as a reaction."""
+"""Penalty of the regression on buttons, in presses. It is hardly any: what this shrinks away, the
+screen would explain as a reaction."""
 
-LEAST = 0.02
-"""Correlation with presses below which a prediction is no more than what shrinking left."""
+MIN_CORRELATION = 0.02
+"""A prediction that correlates less with presses is no more than what shrinking left."""
 
-WIDEST = 6
-"""Ticks between the ends of an interval from which it names no delay."""
+MAX_INTERVAL = 6
+"""An interval this many ticks wide names no delay."""
 
 FASTEST_S = 0.1
 """No person reacts sooner."""
 
-NEARLY = 0.9
+AS_GOOD = 0.9
 """A change lasts: it is seen when it begins and when it ends. Of neighbouring lags that predict at
 least this share as well as the best, the delay is the longest."""
 
-SHIFTS = 39
-"""Times that presses are moved, to see what chance predicts."""
+SHUFFLES, RESAMPLES = 39, 200
+"""How often presses are moved to see what chance predicts, and episodes drawn for the interval."""
 
-RESAMPLES = 200
-"""Of the episodes, for the interval."""
+FRAMES_AT_ONCE = 128
+"""How many frames are decoded together."""
 
-BLOCK = 128
+Episodic = list[Float[np.ndarray, "_ _"]]
+"""A table for each episode, a row a tick."""
 
 
 def estimate(episodes: Episodes) -> dict[str, dict[str, Any]]:
-    """By action: `ticks`, `low` and `high` (90 percent interval) and `correlation` by lag; or
-    `ticks` None and the `reason` why there is no estimate."""
+    """Delays by action: `ticks`, `low` and `high` (90 percent interval) and `correlation` by lag;
+    or `ticks` None and the `reason` why there is no estimate."""
     spaced = np.linspace(0, len(episodes) - 1, min(MAX_EPISODES, len(episodes))).astype(int)
     numbers = np.unique(spaced).tolist()
-    changes = [
-        _changes(episodes, number)
-        for number in progress(numbers, "Watching the screen", len(numbers))
-    ]
+    if len(numbers) < MIN_EPISODES:
+        return {name: _none(f"fewer than {MIN_EPISODES} episodes") for name in episodes.actions}
+    watched = progress(numbers, "Watching the screen", len(numbers))
+    changes = _centred([_changes(episodes, number) for number in watched])
     pressed = [
         episodes.episodes[number].actions[: len(change)]
         for number, change in zip(numbers, changes, strict=True)
     ]
-    counts = sum(_begins(own).sum(axis=0) for own in pressed)
-    found: dict[str, dict[str, Any]] = {
-        name: {"ticks": None, "reason": f"{count:.0f} presses are too few", "correlation": []}
-        for name, count in zip(episodes.actions, np.asarray(counts).tolist(), strict=True)
+    begins = [_begins(buttons) for buttons in pressed]
+    counts, deviations = np.sum([b.sum(0) for b in begins], 0), np.concatenate(begins).std(0)
+    judged = np.flatnonzero(counts >= MIN_PRESSES)
+    rows = {
+        name: _none(f"{count:.0f} presses are too few")
+        for name, count in zip(episodes.actions, counts.tolist(), strict=True)
     }
-    if len(numbers) < MIN_EPISODES:
-        reason = f"fewer than {MIN_EPISODES} episodes"
-        return {name: {**row, "reason": reason} for name, row in found.items()}
-    judged = np.flatnonzero(np.asarray(counts) >= MIN_PRESSES)
     if len(judged):
-        begins = np.concatenate([_begins(own)[:, judged] for own in pressed])
-        left_over = [marks[:, judged] for marks in _left_over(pressed)]
-        delays = _delays(changes, left_over, begins.std(axis=0))
-        found |= {episodes.actions[at]: row for at, row in zip(judged, delays, strict=True)}
-    return found
+        left_over = [table[:, judged] for table in _left_over(pressed, begins)]
+        delays = _delays(changes, left_over, deviations[judged])
+        rows |= {episodes.actions[at]: row for at, row in zip(judged, delays, strict=True)}
+    return rows
 
 
 def in_words(row: dict[str, Any], fps: float | None) -> str:
@@ -104,124 +104,129 @@ def in_words(row: dict[str, Any], fps: float | None) -> str:
     return words
 
 
+def _none(reason: str, correlation: Sequence[float] = ()) -> dict[str, Any]:
+    return {"ticks": None, "reason": reason, "correlation": list(correlation)}
+
+
 def _changes(episodes: Episodes, number: int) -> Float[np.ndarray, "n F"]:
     """How much each part of the screen differs from the tick before."""
     length = min(episodes.episodes[number].length, MAX_TICKS)
     small = np.empty((length, PARTS[1], PARTS[0]), np.float32)
-    for first in range(0, length, BLOCK):
-        frames = episodes.read_frames(number, slice(first, min(first + BLOCK, length)))
-        for tick, frame in enumerate(frames, first):
-            small[tick] = cv2.resize(frame, PARTS, interpolation=cv2.INTER_AREA).mean(axis=-1)
+    for first in range(0, length, FRAMES_AT_ONCE):
+        last = min(first + FRAMES_AT_ONCE, length)
+        for tick, frame in enumerate(episodes.read_frames(number, slice(first, last)), first):
+            grey = frame.mean(axis=-1, dtype=np.float32)
+            small[tick] = cv2.resize(grey, PARTS, interpolation=cv2.INTER_AREA)
     changes = np.abs(np.diff(small, axis=0, prepend=small[:1]))
     return np.log1p(changes).reshape(length, -1)
 
 
 def _begins(pressed: Bool[np.ndarray, "n A"]) -> Float[np.ndarray, "n A"]:
     """One where a press begins."""
-    return np.stack(
-        [np.bincount(onsets(own), minlength=len(own)) for own in pressed.T], axis=1
-    ).astype(np.float32)
+    before = np.vstack([np.zeros_like(pressed[:1]), pressed[:-1]])
+    return (pressed & ~before).astype(np.float32)
 
 
-def _left_over(pressed: list[Bool[np.ndarray, "_ A"]]) -> list[Float[np.ndarray, "_ A"]]:
+def _left_over(pressed: list[Bool[np.ndarray, "_ A"]], begins: Episodic) -> Episodic:
     """Where presses begin, less what the buttons before say of it in other episodes."""
     histories = []
-    for own in pressed:
-        begins, before = _begins(own), np.zeros((len(own), HISTORY + 1, own.shape[1]), np.float32)
-        for ago in range(1, min(HISTORY, len(own) - 1) + 1):
-            before[ago:, ago - 1] = begins[:-ago]
-        before[1:, HISTORY] = own[:-1]
-        histories.append(before.reshape(len(own), -1))
-    targets = [_begins(own) for own in pressed]
-    mean, rate = np.concatenate(histories).mean(axis=0), np.concatenate(targets).mean(axis=0)
-    histories = [part - mean for part in histories]
-    targets = [marks - rate for marks in targets]
-    grams = [part.T @ part for part in histories]
-    crosses = [part.T @ marks for part, marks in zip(histories, targets, strict=True)]
-    gram, cross = sum(grams) + HISTORY_RIDGE * np.eye(len(mean), dtype=np.float32), sum(crosses)
-    return [
-        marks - part @ np.linalg.solve(gram - own, cross - own_cross)
-        for part, marks, own, own_cross in zip(histories, targets, grams, crosses, strict=True)
-    ]
+    for buttons, starts in zip(pressed, begins, strict=True):
+        lagged = np.zeros((len(buttons), HISTORY + 1, buttons.shape[1]), np.float32)
+        for ago in range(1, min(HISTORY, len(buttons) - 1) + 1):
+            lagged[ago:, ago - 1] = starts[:-ago]
+        lagged[1:, HISTORY] = buttons[:-1]
+        histories.append(lagged.reshape(len(buttons), -1))
+    targets = _centred(begins)
+    predicted = _predicted(_centred(histories), targets, HISTORY_RIDGE)
+    return [target - guess for target, guess in zip(targets, predicted, strict=True)]
 
 
 def _delays(
-    changes: list[Float[np.ndarray, "_ F"]],
-    presses: list[Float[np.ndarray, "_ A"]],
-    deviation: Float[np.ndarray, "A"],
+    changes: Episodic, presses: Episodic, deviation: Float[np.ndarray, "A"]
 ) -> list[dict[str, Any]]:
-    """Of each action: what is left over of its presses against the screen. `deviation` is that of
-    the whole presses, so that a correlation says what share of them the screen tells."""
+    """The delay of each action, from what is left over of its presses.
+
+    `deviation` is that of the whole presses, so that a correlation says what share of them the
+    screen tells.
+    """
     rng = np.random.default_rng(0)
-    count = presses[0].shape[1]
-    share = np.concatenate(presses).std(axis=0) / deviation
-    moved = [
-        np.concatenate([marks, *(_moved(marks, rng) for _ in range(SHIFTS))], axis=1)
-        for marks in presses
-    ]
-    lags = progress(range(LAGS + 1), "Comparing delays", LAGS + 1)
-    sums = np.stack([_held_out(changes, moved, lag) for lag in lags])
-    chance = _correlation(sums[:, :, count:].sum(axis=1)).max(axis=0).reshape(SHIFTS, count)
+    actions, share = presses[0].shape[1], np.concatenate(presses).std(axis=0) / deviation
+    tables = [np.hstack([p, *(_moved(p, rng) for _ in range(SHUFFLES))]) for p in presses]
+    ridge = RIDGE * sum(float((change**2).sum()) for change in changes) / changes[0].shape[1]
+    moments = np.stack(
+        [
+            _moments(changes, tables, lag, ridge)
+            for lag in progress(range(LAGS + 1), "Comparing delays", LAGS + 1)
+        ]
+    )
+    shuffled = _correlation(moments[:, :, actions:].sum(axis=1)).max(axis=0)
+    chance = np.quantile(shuffled.reshape(SHUFFLES, actions), 0.95, axis=0)
     picks = rng.integers(0, len(changes), (RESAMPLES, len(changes)))
-    found = []
-    for column in range(count):
-        own = sums[:, :, column]
-        scores = _correlation(own.sum(axis=1))
-        resampled = np.stack([_correlation(own[:, pick].sum(axis=1)) for pick in picks])
-        row: dict[str, Any] = {"ticks": None, "correlation": (scores * share[column]).tolist()}
-        worst = np.quantile(resampled[:, scores.argmax()], 0.05)
+    rows = []
+    for action in range(actions):
+        scores = _correlation(moments[:, :, action].sum(axis=1))
+        resampled = _correlation(moments[:, picks, action].sum(axis=2)).T
+        correlation = (scores * share[action]).tolist()
         ticks = _longest(scores)
-        delays = [_longest(one) for one in resampled]
-        low, high = np.quantile(delays, [0.05, 0.95]).round().astype(int).tolist()
+        drawn = [_longest(resample) for resample in resampled]
+        low, high = np.quantile(drawn, [0.05, 0.95]).round().astype(int).tolist()
         low, high = min(low, ticks), max(high, ticks)
-        is_chance = worst <= np.quantile(chance[:, column], 0.95)
-        if is_chance or scores.max() * share[column] < LEAST:
-            row["reason"] = "no lag predicts presses better than chance"
-        elif high - low >= WIDEST:
-            row["reason"] = f"any of {low} to {high} ticks may be it"
+        is_chance = np.quantile(resampled[:, scores.argmax()], 0.05) <= chance[action]
+        if is_chance or max(correlation) < MIN_CORRELATION:
+            rows.append(_none("no lag predicts presses better than chance", correlation))
+        elif high - low >= MAX_INTERVAL:
+            rows.append(_none(f"any of {low} to {high} ticks may be it", correlation))
         else:
-            row |= {"ticks": ticks, "low": low, "high": high}
-        found.append(row)
-    return found
+            rows.append({"ticks": ticks, "low": low, "high": high, "correlation": correlation})
+    return rows
 
 
-def _moved(marks: Float[np.ndarray, "n A"], rng: np.random.Generator) -> Float[np.ndarray, "n A"]:
+def _moved(presses: Float[np.ndarray, "n A"], rng: np.random.Generator) -> Float[np.ndarray, "n A"]:
     """Moved by at least more than the longest delay, where the episode is long enough."""
-    least = min(LAGS + 1, len(marks) // 2)
-    return np.roll(marks, int(rng.integers(least, max(len(marks) - least, least) + 1)), axis=0)
+    least = min(LAGS + 1, len(presses) // 2)
+    return np.roll(presses, rng.integers(least, max(len(presses) - least, least) + 1), axis=0)
 
 
 def _longest(scores: Float[np.ndarray, "L"]) -> int:
     """The lag of the best score, or of those right above it the longest that is nearly as good."""
     lag = best = int(scores.argmax())
-    while lag + 1 < len(scores) and scores[lag + 1] >= NEARLY * scores[best]:
+    while lag + 1 < len(scores) and scores[lag + 1] >= AS_GOOD * scores[best]:
         lag += 1
     return lag
 
 
-def _held_out(
-    changes: list[Float[np.ndarray, "_ F"]], presses: list[Float[np.ndarray, "_ M"]], lag: int
+def _centred(tables: Episodic) -> Episodic:
+    mean = np.concatenate(tables).mean(axis=0, dtype=np.float32)
+    return [table - mean for table in tables]
+
+
+def _predicted(inputs: Episodic, targets: Episodic, ridge: float) -> Episodic:
+    """Each episode's targets by a ridge regression that is fitted to all other episodes."""
+    grams = [x.T @ x for x in inputs]
+    crosses = [x.T @ y for x, y in zip(inputs, targets, strict=True)]
+    gram, cross = sum(grams) + ridge * np.eye(len(grams[0]), dtype=np.float32), sum(crosses)
+    return [
+        x @ np.linalg.solve(gram - without, cross - without_cross)
+        for x, without, without_cross in zip(inputs, grams, crosses, strict=True)
+    ]
+
+
+def _moments(
+    changes: Episodic, presses: Episodic, lag: int, ridge: float
 ) -> Float[np.ndarray, "E M 6"]:
-    """Per episode, the sums that a correlation of presses with their predictions needs."""
+    """By episode and column of presses, the sums that their correlation with what the screen
+    predicts `lag` ticks before needs."""
     inputs = [change[: max(len(change) - lag, 0)] for change in changes]
-    targets = [marks[lag:] for marks in presses]
-    mean, rate = np.concatenate(inputs).mean(axis=0), np.concatenate(targets).mean(axis=0)
-    inputs = [part - mean for part in inputs]
-    grams = [part.T @ part for part in inputs]
-    crosses = [part.T @ (marks - rate) for part, marks in zip(inputs, targets, strict=True)]
-    gram, cross = np.sum(grams, axis=0), np.sum(crosses, axis=0)
-    ridge = RIDGE * max(float(np.trace(gram)) / len(gram), 1e-9) * np.eye(len(gram))
-    found = []
-    for part, marks, own, own_cross in zip(inputs, targets, grams, crosses, strict=True):
-        p = part @ np.linalg.solve(gram - own + ridge, cross - own_cross).astype(np.float32)
-        n = np.full(p.shape[1], len(p))
-        sums = [n, *(x.sum(axis=0, dtype=np.float64)
-                     for x in (p, marks, p * p, marks * marks, p * marks))]  # fmt: skip
-        found.append(np.stack(sums, axis=-1))
-    return np.array(found, np.float64)
+    targets = [table[lag:] for table in presses]
+    rows = []
+    for p, y in zip(_predicted(inputs, targets, ridge), targets, strict=True):
+        counts = np.full(p.shape[1], len(p))
+        products = (p, y, p * p, y * y, p * y)
+        rows.append(np.stack([counts, *(x.sum(0, dtype=np.float64) for x in products)], axis=-1))
+    return np.array(rows)
 
 
-def _correlation(sums: Float[np.ndarray, "*any 6"]) -> Float[np.ndarray, "*any"]:
-    n, p, y, pp, yy, py = np.moveaxis(sums, -1, 0)
+def _correlation(moments: Float[np.ndarray, "*any 6"]) -> Float[np.ndarray, "*any"]:
+    n, p, y, pp, yy, py = np.moveaxis(moments, -1, 0)
     spread = np.sqrt(np.maximum(n * pp - p * p, 0) * np.maximum(n * yy - y * y, 0))
     return np.where(spread > 1e-12, (n * py - p * y) / np.maximum(spread, 1e-12), 0.0)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from BC_training.common.episodes import Episodes
+from BC_training.common.episodes import Episodes, stretches
 from BC_training.common.types import Problem
 from BC_training.networks import losses
 
@@ -57,9 +57,8 @@ def summarize(episodes: Episodes, problems: Sequence[Problem]) -> dict[str, Any]
 
 
 def press_lengths(pressed: Bool[np.ndarray, "N"]) -> list[int]:
-    """Ticks of each uninterrupted press, in order; those at the edges as far as they are seen."""
-    edges = np.diff(np.concatenate([[False], pressed, [False]]).astype(np.int8))
-    return (np.flatnonzero(edges == -1) - np.flatnonzero(edges == 1)).tolist()
+    """Ticks of each press, in order; those at the episode's edges as far as they were recorded."""
+    return [last - first for first, last in stretches(pressed)]
 
 
 def _counted(values: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -70,7 +69,7 @@ def _counted(values: Sequence[int]) -> tuple[list[int], list[int]]:
 
 def onsets(pressed: Bool[np.ndarray, "N"]) -> list[int]:
     """Ticks at which a press begins."""
-    return np.flatnonzero(pressed & ~np.concatenate([[False], pressed[:-1]])).tolist()
+    return [first for first, _ in stretches(pressed)]
 
 
 def _actions(

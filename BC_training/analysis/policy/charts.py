@@ -1,7 +1,6 @@
-"""What a policy made of the validation split, as pictures."""
+"""Pictures of what a policy made of the validation split."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,20 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from BC_training.analysis.plots import STYLE, label
 from BC_training.common import metrics
+from BC_training.common.episodes import stretches
 
 TICKS_A_ROW = 300
-"""Of a timeline; longer episodes go on beneath."""
+"""How many ticks a row of a timeline shows; longer episodes go on beneath."""
 MOST_ROWS = 5
-"""Rows of a timeline; what is left of a longer episode is not drawn."""
-INK, TRUE, RIGHT, WRONG, FAINT = "#30343b", "#4a5568", "#2f9e63", "#d9622b", "#9aa5b4"
-STYLE: Any = {
-    "font.family": "sans-serif", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
-    "axes.edgecolor": "#b9bec6", "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-    "axes.spines.right": False, "axes.titlesize": 9, "axes.titlelocation": "left",
-    # Names come from the dataset: a dollar sign in one is no formula.
-    "text.parse_math": False,
-}  # fmt: skip
+"""How many rows a timeline has; the rest of a longer episode is not drawn."""
+TRUE, RIGHT, WRONG, FAINT = "#4a5568", "#2f9e63", "#d9622b", "#9aa5b4"
 
 
 def draw(
@@ -41,14 +35,14 @@ def draw(
     frequencies.
 
     Args:
-        probabilities: of being pressed.
-        actions: what was recorded.
+        probabilities: how probable it is that each action is pressed.
+        actions: the recorded actions.
         episode: the episode of each row, as in `metrics.evaluate`.
-        title: of the timeline.
-        names: of the A actions.
-        thresholds: from which each is pressed in the timeline.
-        threshold: from which all are where frequencies are compared; calibrated ones make them
-            equal whatever the policy is.
+        title: the timeline's title.
+        names: names of the A actions.
+        thresholds: the probability from which each action counts as pressed in the timeline.
+        threshold: the same for all actions where frequencies are compared; calibrated thresholds
+            would make them equal whatever the policy is.
         fps: ticks a second; with None a timeline counts ticks.
     """
     first = episode == episode[0]
@@ -97,7 +91,7 @@ def timeline(
                     seconds, a + 0.42 - 0.38 * chance, where="post", color=FAINT, linewidth=0.7
                 )
                 axes.axhline(a, color="#e3e6ea", linewidth=0.6, zorder=0)
-            axes.set_yticks(range(len(names)), [" ".join(name.split()) for name in names])
+            axes.set_yticks(range(len(names)), [label(name) for name in names])
             axes.set(
                 xlim=(ticks[0] / rate, (ticks[0] + min(length, TICKS_A_ROW)) / rate),
                 ylim=(len(names) - 0.4, -0.6),
@@ -126,7 +120,7 @@ def precision_recall(
             precision, recall = metrics.precision_recall(probabilities[:, a], actions[:, a])
             axes.plot(
                 *(np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)),
-                color=colors(a % colors.N), label=" ".join(names[a].split()), linewidth=1.4,
+                color=colors(a % colors.N), label=label(names[a]), linewidth=1.4,
             )  # fmt: skip
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
         axes.set_title("Each action alone, at any threshold")
@@ -146,13 +140,13 @@ def frequency(
         figure = Figure(figsize=(8, 0.9 + 0.5 * len(names)), layout="constrained")
         axes = figure.add_subplot()
         places = np.arange(len(names))
-        for offset, share, color, label in (
+        for offset, share, color, player in (
             (-0.2, true, TRUE, "player"),
             (0.2, predicted, RIGHT, f"policy, from {threshold:g}"),
         ):
-            bars = axes.barh(places + offset, 100 * share, 0.36, color=color, label=label)
+            bars = axes.barh(places + offset, 100 * share, 0.36, color=color, label=player)
             axes.bar_label(bars, [f"{100 * value:.1f}" for value in share], padding=3)
-        axes.set_yticks(places, [" ".join(name.split()) for name in names])
+        axes.set_yticks(places, [label(name) for name in names])
         axes.invert_yaxis()
         most = 100 * max(predicted.max(), true.max(), 1e-3)
         axes.set(xlabel="% of ticks", xlim=(0, 1.12 * most))
@@ -175,6 +169,5 @@ def _bars(
     tick: float,
 ) -> None:
     """A bar for each run of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    runs = [(seconds[a], (b - a) * tick) for a, b in edges.reshape(-1, 2).tolist()]
+    runs = [(seconds[first], (last - first) * tick) for first, last in stretches(flags)]
     axes.broken_barh(runs, (top, 0.38), color=color, linewidth=0)
