@@ -182,7 +182,7 @@ def _find(episodes: Episodes, wanted: int) -> int:
 def _frames(episodes: Episodes, number: int) -> Iterator[UInt8[np.ndarray, "H W C"]]:
     """An episode's frames, a few of them decoded at a time, and no chunk twice."""
     episode = episodes.episodes[number]
-    step = -(-FRAMES_AT_ONCE // episode.frames.block) * episode.frames.block
+    step = -(-FRAMES_AT_ONCE // episode.frames.chunk_length) * episode.frames.chunk_length
     for first in range(0, episode.length, step):
         yield from episodes.read_frames(number, slice(first, first + step))
 

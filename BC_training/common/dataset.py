@@ -108,7 +108,7 @@ class Dataset:
                     self._tokens[row] = instructions.encode(text)
                 except UserError as error:
                     raise UserError(f"{episodes.path}, {episode.name}: {error}") from error
-        block = episodes.block
+        block = episodes.chunk_length
         if block > 1 and window.span > 1:
             block *= -(-BLOCKS_PER_WINDOW * window.span // block)
         self._order = windows.Order(

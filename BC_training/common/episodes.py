@@ -126,9 +126,9 @@ class Episodes:
         return int(np.prod(self.frame_shape))
 
     @property
-    def block(self) -> int:
+    def chunk_length(self) -> int:
         """Frames that can only be decoded together: those of the largest chunk."""
-        return max(episode.frames.block for episode in self.episodes)
+        return max(episode.frames.chunk_length for episode in self.episodes)
 
     def fps(self) -> float | None:
         """Ticks a second: the dataset's, or else the median of its episodes', or else None."""
@@ -387,7 +387,7 @@ def _missing_frames(entry: Entry) -> Iterator[Problem]:
     frames = entry.arrays["frames"]
     absent = np.zeros(frames.shape[0], bool)
     for block in frames.missing() or ():
-        absent[block * frames.block : (block + 1) * frames.block] = True
+        absent[block * frames.chunk_length : (block + 1) * frames.chunk_length] = True
     for ticks in stretches(absent):
         yield Problem("error", entry.name, "its frames are missing on disk", ticks)
 

@@ -249,12 +249,12 @@ class Array:
         """Whether a chunk is just what is seen at one tick."""
 
     @property
-    def block(self) -> int:
+    def chunk_length(self) -> int:
         """Ticks that are decoded together."""
         return self._chunk[0]
 
     @property
-    def blocks(self) -> int:
+    def chunk_count(self) -> int:
         return -(-self.shape[0] // self._chunk[0])
 
     def read(self) -> npt.NDArray[Any]:
@@ -264,8 +264,8 @@ class Array:
             DataError: a chunk is missing or can't be decoded.
         """
         whole = np.empty(self.shape, self.dtype)
-        for number, block in enumerate(read_blocks([(self, n) for n in range(self.blocks)])):
-            first = number * self.block
+        for number, block in enumerate(read_blocks([(self, n) for n in range(self.chunk_count)])):
+            first = number * self.chunk_length
             whole[first : first + len(block)] = block
         return whole
 
@@ -274,7 +274,7 @@ class Array:
         if self._per_shard is not None:
             return [
                 number
-                for number in range(self.blocks)
+                for number in range(self.chunk_count)
                 if any(self.span((number, *column)) is None for column in self.columns)
             ]
         folder, _, name = self._start.rpartition("/")
@@ -284,10 +284,10 @@ class Array:
         present = set(listed)
         if self._separator == "/":
             # The folder of the first number stands for the chunks in it.
-            return [n for n in range(self.blocks) if f"{name}{n}" not in present]
+            return [n for n in range(self.chunk_count) if f"{name}{n}" not in present]
         return [
             n
-            for n in range(self.blocks)
+            for n in range(self.chunk_count)
             for column in self.columns
             if f"{name}{self._separator.join(map(str, (n, *column)))}" not in present
         ]
@@ -338,7 +338,7 @@ class Array:
 
     def assemble(self, number: int, chunks: Iterator[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """A block from the chunks at its places, cut to the array's end."""
-        rows = min(self.block, self.shape[0] - number * self.block)
+        rows = min(self.chunk_length, self.shape[0] - number * self.chunk_length)
         if self.is_whole:
             return next(chunks)[:rows]
         whole = np.empty((rows, *self.shape[1:]), self.dtype)
@@ -443,7 +443,7 @@ def read_frames(
         return out
     places: dict[tuple[Array, int], list[tuple[int, int]]] = {}
     for at, (array, tick) in enumerate(zip(arrays, ticks.tolist(), strict=True)):
-        number, row = divmod(tick, array.block)
+        number, row = divmod(tick, array.chunk_length)
         places.setdefault((array, number), []).append((at, row))
     for block, targets in zip(read_blocks(list(places)), places.values(), strict=True):
         for at, row in targets:

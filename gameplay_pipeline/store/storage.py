@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import fsspec
 
 from gameplay_pipeline.plumbing.errors import DataError
-from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.plumbing.paths import expand, is_url
 
 HEADER = 30
 """Bytes of a zip entry's own header, before its name."""
@@ -61,8 +61,9 @@ def open_storage(location: str | Path) -> Storage:
     Raises:
         DataError: there is nothing, it can't be reached, or it is a damaged archive.
     """
+    location = expand(str(location))
     if is_url(location):
-        url = str(location)
+        url = location
         filesystem, path = _filesystem(url)
         if not url.partition("?")[0].endswith(".zip"):
             return Remote(filesystem, path, url)

@@ -9,7 +9,6 @@ is complete, so that a dataset holds whole episodes only, whenever its writer is
 import contextlib
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import filelock
 import numpy as np
 import numpy.typing as npt
 import zarr
@@ -81,23 +81,22 @@ def sole_writer(path: Path) -> Iterator[None]:
     Raises:
         UserError: another process is writing it, or it can't be written.
     """
-    file = path.with_name(path.name + ".lock")
+    lock = filelock.FileLock(path.with_name(path.name + ".lock"), blocking=False)
     with _writing(path):
-        with contextlib.suppress(FileExistsError):  # opening says better what is in the way
+        with contextlib.suppress(FileExistsError):  # the lock says better what is in the way
             path.parent.mkdir(parents=True)
-        lock = file.open("w")
-    with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            lock.acquire()
+        except filelock.Timeout as error:
             raise UserError(
                 f"{path}: another process is writing it; wait for its end, or choose another path"
             ) from error
-        try:
-            yield
-        finally:
-            discard_partial(path)
-            file.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        discard_partial(path)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def open_dataset(path: Path, info: DatasetInfo, zarr_format: ZarrFormat) -> set[int]:

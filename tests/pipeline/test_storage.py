@@ -14,7 +14,7 @@ import zarr
 
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.plumbing.errors import DataError, UserError
-from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.plumbing.paths import expand, is_url
 from gameplay_pipeline.store.storage import Span, open_storage
 from tests.support.made_data import make_dataset, zipped
 from tests.support.web import Whole
@@ -215,3 +215,19 @@ def test_spans_are_the_bytes_they_name(tmp_path, serve, where, compression):
 def test_is_url():
     assert is_url("s3://bucket/x")
     assert not is_url(Path("dataset/x.zarr"))
+
+
+def test_a_path_may_name_the_home_folder_and_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("FIGHTS", "data")
+    assert expand("~/$FIGHTS/x.zarr") == f"{tmp_path}/data/x.zarr"
+    assert expand(Path("${FIGHTS}/x.zarr")) == Path("data/x.zarr")
+    assert expand("s3://$FIGHTS/x.zip") == "s3://data/x.zip"
+    with pytest.raises(UserError, match="the environment variable NOWHERE is not set"):
+        expand("$NOWHERE/x.zarr")
+    with pytest.raises(UserError, match="no home folder ~nobody-of-that-name"):
+        expand("~nobody-of-that-name/x.zarr")
+    (tmp_path / "$NOWHERE").touch()
+    assert expand(tmp_path / "$NOWHERE").exists()
+    make_dataset(tmp_path / "data" / "x.zarr")
+    assert "episode_0" in (open_storage("~/data/x.zarr").children("") or ())

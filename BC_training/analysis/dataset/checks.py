@@ -119,7 +119,7 @@ def _readable(
         return
     except DataError:
         pass
-    step = episodes.episodes[number].frames.block
+    step = episodes.episodes[number].frames.chunk_length
     for tick in range(first, last, step):
         try:
             yield tick, episodes.read_frames(number, slice(tick, min(tick + step, last)))

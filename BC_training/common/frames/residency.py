@@ -231,15 +231,15 @@ class StreamedFrames(Frames):
         self._blocks: collections.OrderedDict[
             tuple[int, int], Future[UInt8[np.ndarray, "n H W C"]]
         ] = collections.OrderedDict()
-        self._sizes = np.array([episode.frames.block for episode in episodes.episodes])
+        self._sizes = np.array([episode.frames.chunk_length for episode in episodes.episodes])
         """Frames in a block, by episode."""
-        self._is_blocked = episodes.block > 1
+        self._is_blocked = episodes.chunk_length > 1
         # Their own, so that many are decoded at once while batches wait for one.
         self._pool, self._threads = ThreadPoolExecutor(threads), threads
         needed = in_flight
         if self._is_blocked:
             # This group of blocks, the next one, and what their windows reach back into.
-            needed += 3 * max(shuffle_buffer, episodes.block) * episodes.frame_bytes
+            needed += 3 * max(shuffle_buffer, episodes.chunk_length) * episodes.frame_bytes
         if needed > bound:
             raise UserError(
                 f"dataset.stream_memory_gib is {bound / GIB:.2f}, but streaming needs "
@@ -247,7 +247,9 @@ class StreamedFrames(Frames):
                 + (", dataset.shuffle_buffer" if self._is_blocked else "")
                 + " or the model's window"
             )
-        self._capacity = max((bound - in_flight) // (episodes.block * episodes.frame_bytes), 1)
+        self._capacity = max(
+            (bound - in_flight) // (episodes.chunk_length * episodes.frame_bytes), 1
+        )
 
     def read(self, rows: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
         if not self._is_blocked:
@@ -286,7 +288,7 @@ class StreamedFrames(Frames):
         key = (number, block)
         with self._lock:
             if key not in self._blocks:
-                size = self._episodes.episodes[number].frames.block
+                size = self._episodes.episodes[number].frames.chunk_length
                 ticks = slice(block * size, (block + 1) * size)
                 self._blocks[key] = self._pool.submit(
                     self._episodes.read_frames, number, ticks, self._block_memory
