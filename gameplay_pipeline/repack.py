@@ -2,8 +2,10 @@
 
     uv run -m gameplay_pipeline.repack IN OUT [--resolution 256x144] [--every 2] [--episodes 0-49]
 
-IN is a folder, a .zip or a URL, in zarr format 2 or 3, in chunks of any size; OUT becomes a folder
-of zarr 3 with one frame per zarr chunk and many per file. Before an episode takes its place in OUT,
+IN is a folder, a .zip or a URL, in zarr format 2 or 3, in chunks of any size. Its frames may have
+their channels last, one (grey) or four; its actions may be numbers, 0 or 1; and it may be a replay
+buffer of diffusion_policy (`data` and `meta/episode_ends`), given --keys. OUT becomes a folder of
+zarr 3 with one frame per zarr chunk and many per file. Before an episode takes its place in OUT,
 it is read back, by another reader than the one that read it, and compared. After an interruption,
 rerun the same command to resume.
 """
@@ -23,17 +25,15 @@ from jaxtyping import UInt8
 
 from gameplay_pipeline.convert.exporting import (
     READ_FRAMES,
-    find_entry,
     known_color_order,
     open_reader,
     print_not_carried_over,
-    unnamed_data,
 )
 from gameplay_pipeline.convert.importing import Converted, Import, check_paths, run, size_of
+from gameplay_pipeline.convert.repack_sources import RepackSource, open_source
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import DataError, UserError
-from gameplay_pipeline.store.reader import Entry, Reader, read_frames
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 MAX_LISTED = 20
@@ -53,6 +53,8 @@ class Repacking(Import):
     every: int = 1
     """Keep every n-th tick; a button counts as pressed if it was in any tick up to the next kept
     one."""
+    keys: str | None = None
+    """Names of the buttons, separated by commas, for a dataset that does not name them."""
     episodes: str | None = None
     """Numbers of the episodes to keep, such as 0-9,15; by default all."""
 
@@ -74,11 +76,10 @@ def repack(job: Repacking) -> int:
     if job.every < 1:
         raise UserError(f"--every is {job.every}, but must be 1 or more")
     open_reader.cache_clear()  # it may have changed since another job in this process
-    reader = open_reader(job.source)
-    names = _select(job, reader.names())
-    entries = [entry for entry in reader.entries(names) if isinstance(entry, Entry)]
-    info = _describe(job, reader, entries)
-    print_not_carried_over(unnamed_data(reader, names, entries))
+    source = open_source(job.source)
+    names = _select(job, source.names)
+    info = _describe(job, source, names)
+    print_not_carried_over(source.not_carried_over(names))
     return run(functools.partial(_rewrite, job, info), names, job, info, _number)
 
 
@@ -107,14 +108,19 @@ def _number(name: str) -> int:
     return int(name.removeprefix("episode_"))
 
 
-def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetInfo:
+def _describe(job: Repacking, source: RepackSource, names: list[str]) -> DatasetInfo:
     """Describes the new dataset."""
-    before = reader.attributes
-    if not isinstance(before.get("keys"), list):
-        raise UserError(f"{job.source}: the root attribute 'keys' is missing")
-    sizes = [e.arrays["frames"].shape[2:] for e in entries if _has_frames(e)]
+    before = source.attributes
+    keys = (
+        before.get("keys") if job.keys is None else [name.strip() for name in job.keys.split(",")]
+    )
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+        raise UserError(
+            f"{job.source}: the root attribute 'keys' does not name the buttons; give --keys"
+        )
+    sizes = source.frame_sizes(names)
     if not sizes:
-        raise UserError(f"{job.source}: none of its episodes has frames")
+        raise UserError(f"{job.source}: none of its episodes has frames of 1, 3 or 4 channels")
     height, width = max(set(sizes), key=sizes.count)
     method = before.get("resize", "unknown")
     if job.resolution is not None:
@@ -133,7 +139,7 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
         raise UserError(f"{job.source}: the attribute fps is {fps!r}, not a rate above zero")
     carried = ("keys", "attributes", "fps", "color_order", "resize", "resolution", "version")
     return DatasetInfo(
-        keys=tuple(before["keys"]),
+        keys=tuple(keys),
         attributes=tuple(before.get("attributes") or ()),
         height=height,
         width=width,
@@ -142,7 +148,7 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
         resize=method,
         source={
             "repacked_from": job.source,
-            "fingerprint": reader.fingerprint(),
+            "fingerprint": open_reader(job.source).fingerprint(),
             "every": job.every,
             "read_as": stored_order,
             **{key: value for key, value in before.items() if key not in carried},
@@ -150,34 +156,33 @@ def _describe(job: Repacking, reader: Reader, entries: list[Entry]) -> DatasetIn
     )
 
 
-def _has_frames(entry: Entry) -> bool:
-    frames = entry.arrays.get("frames")
-    return frames is not None and len(frames.shape) == 4 and frames.shape[1] == 3
-
-
 def _rewrite(job: Repacking, info: DatasetInfo, item: tuple[str, int]) -> Converted:
     """Reads, writes and compares one episode."""
     name, number = item
-    reader = open_reader(job.source)
     try:
-        entry = find_entry(reader, name)
-        tables = _read_tables(job, entry, info)
-        frames = entry.arrays["frames"]
-        kept = np.arange(0, frames.shape[0], job.every)
-        stored_order = known_color_order(reader.attributes, job.assume_color_order)
+        source = open_source(job.source)
+        (size,) = source.frame_sizes([name]) or [(info.height, info.width)]
+        if job.resolution is None and size != (info.height, info.width):
+            raise DataError(
+                f"frames are {size[0]}x{size[1]}, most are {info.height}x{info.width}; "
+                "--resolution makes all alike"
+            )
+        episode = source.read(name, info.keys, info.attributes)
+        kept = np.arange(0, len(episode.actions), job.every)
+        stored_order = known_color_order(source.attributes, job.assume_color_order)
         swap = job.color_order is not None and job.color_order != stored_order
-        pressed = np.logical_or.reduceat(tables["actions"], kept, axis=0)
-        state = tables.get("state", np.zeros((frames.shape[0], 0), np.float32))[kept]
-        timestamps = tables["timestamps"][kept] if "timestamps" in tables else None
+        pressed = np.logical_or.reduceat(episode.actions, kept, axis=0)
+        state = episode.state[kept]
+        timestamps = None if episode.timestamps is None else episode.timestamps[kept]
         hashes: list[bytes] = []
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
             for first in range(0, len(kept), READ_FRAMES):
                 ticks = kept[first : first + READ_FRAMES]
-                for at, frame in enumerate(read_frames([frames] * len(ticks), ticks), first):
+                for at, frame in enumerate(episode.read_images(ticks), first):
                     made = _convert(frame, info, swap)
                     hashes.append(_digest(np.moveaxis(made, -1, 0)))
                     writer.append(made, pressed[at], state[at])
-            attributes = {k: v for k, v in entry.attributes.items() if k != "frame_count"}
+            attributes = {k: v for k, v in episode.attributes.items() if k != "frame_count"}
             if isinstance(attributes.get("fps"), int | float):
                 attributes["fps"] /= job.every
             expected = {"actions": pressed, "state": state, "timestamps": timestamps}
@@ -187,44 +192,8 @@ def _rewrite(job: Repacking, info: DatasetInfo, item: tuple[str, int]) -> Conver
         return Converted(name, problem=str(error))
     except OSError as error:
         raise UserError(f"{job.source}: {name}: {error}") from error
-    return Converted(name, len(kept), counts=Counter({"frames read back, all equal": len(kept)}))
-
-
-def _read_tables(job: Repacking, entry: Entry, info: DatasetInfo) -> dict[str, npt.NDArray[Any]]:
-    """Reads the actions, and what else the episode has a row of for each tick.
-
-    Raises:
-        DataError: an array is missing, or its length or type does not fit the frames.
-    """
-    arrays = entry.arrays
-    if not _has_frames(entry) or "actions" not in arrays:
-        raise DataError("it has no frames [N, 3, H, W] or no actions")
-    length, _, height, width = arrays["frames"].shape
-    if length == 0:
-        raise DataError("it is empty")
-    if arrays["frames"].dtype != np.uint8 or arrays["actions"].dtype != np.bool_:
-        raise DataError("frames must be uint8 and actions bool")
-    if job.resolution is None and (height, width) != (info.height, info.width):
-        raise DataError(
-            f"frames are {height}x{width}, most are {info.height}x{info.width}; "
-            "--resolution makes all alike"
-        )
-    if not info.attributes:
-        arrays = {name: array for name, array in arrays.items() if name != "state"}
-    widths = {"actions": len(info.keys), "state": len(info.attributes)}
-    for name, array in arrays.items():
-        if not array.shape:
-            raise DataError(f"{name} is a single value")
-        if array.shape[0] != length:
-            raise DataError(f"{length} frames but {array.shape[0]} {name}")
-        if name in widths and array.shape[1:] != (widths[name],):
-            raise DataError(f"{name} have shape {array.shape}, the root names {widths[name]}")
-    if info.attributes and "state" not in arrays:
-        raise DataError("it has no state, though the root names its columns")
-    tables = {name: array.read() for name, array in arrays.items() if name != "frames"}
-    if "state" in tables:
-        tables["state"] = tables["state"].astype(np.float32)
-    return tables
+    compared = Counter({"frames read back, all equal": len(kept)})
+    return Converted(name, len(kept), notes=tuple(episode.notes), counts=compared)
 
 
 def _convert(

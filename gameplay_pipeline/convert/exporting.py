@@ -158,6 +158,9 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
     shape = arrays["frames"].shape
     if len(shape) != 4 or shape[1] != 3 or shape[0] == 0:
         raise DataError(f"its frames have shape {shape}, not [N, 3, H, W]")
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf":
+            raise DataError(f"its {name} are {array.dtype}, not numbers")
     columns = {"actions": len(attributes["keys"]), "state": len(attributes.get("attributes") or ())}
     for name, count in columns.items():
         stored = arrays[name].shape if name in arrays else None

@@ -128,6 +128,22 @@ class Reader:
         children = self._storage.children(name) or []
         return sorted(child for child in children if child not in own and child[0] != ".")
 
+    def open_array(self, key: str) -> "Array | None":
+        """Any array of the dataset by its path, such as data/action; None where there is none.
+
+        Raises:
+            DataError: its metadata can't be read.
+        """
+        name = "zarr.json" if self.zarr_format == 3 else ".zarray"
+        (metadata,) = self._fetch_metadata([f"{key}/{name}"])
+        if metadata is None:
+            return None
+        make = _array_v3 if self.zarr_format == 3 else _array_v2
+        try:
+            return make(self._storage, key, metadata)
+        except Exception as error:  # whatever damaged metadata may raise
+            raise DataError(f"{key}: its metadata can't be read: {error!s}") from error
+
     def _read_root(self) -> tuple[int, dict[str, Any]]:
         new, group, attributes = self._fetch_metadata(["zarr.json", ".zgroup", ".zattrs"])
         for value, file in ((new, "zarr.json"), (attributes, ".zattrs")):

@@ -20,7 +20,7 @@ from gameplay_pipeline.convert.to_lerobot import ToLeRobot, to_lerobot
 from gameplay_pipeline.convert.video import LOSSLESS, VideoWriter, frame_times, read_frames
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
-from tests.support.made_data import make_dataset
+from tests.support.made_data import as_objects, make_dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -360,6 +360,12 @@ def test_broken_episodes_of_ours_are_left_out(dataset, tmp_path, capsys):
     assert json.loads((tmp_path / "robot/meta/info.json").read_text())["total_frames"] == 40
     assert not (tmp_path / "robot.partial").exists()
     assert load(tmp_path / "robot", tmp_path / "back.zarr") == 0
+
+
+def test_state_that_claims_to_be_objects_is_named(dataset, tmp_path, capsys):
+    as_objects(dataset.path / "episode_1" / "state")
+    assert export(dataset.path, tmp_path / "robot") == 1
+    assert re.search(r"left out: episode_1: .*(object|\|O)", capsys.readouterr().out)
 
 
 def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, exported):

@@ -1,5 +1,6 @@
 """Minari datasets: minari itself records what is read and opens what is written."""
 
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from gameplay_pipeline.convert.from_minari import FromMinari, from_minari
 from gameplay_pipeline.convert.to_minari import ToMinari, to_minari
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
-from tests.support.made_data import make_dataset
+from tests.support.made_data import as_objects, make_dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -306,18 +307,21 @@ def test_lossy_frames_are_close_and_named(tmp_path, capsys, monkeypatch):
 
 
 def test_broken_episodes_of_ours_are_left_out(tmp_path, capsys):
-    made = make_dataset(tmp_path / "in.zarr", (40, 30, 20, 10), attributes={"color_order": "RGB"})
+    lengths = (40, 30, 20, 10, 9)
+    made = make_dataset(tmp_path / "in.zarr", lengths, attributes={"color_order": "RGB"})
     shutil.rmtree(made.path / "episode_1/actions")
     for chunk in (made.path / "episode_2/frames").glob("3.*"):
         chunk.unlink()
     (made.path / "episode_3").rename(made.path / "episode_7")
     zarr.open_group(made.path)["episode_0"].create_array("depth", data=np.zeros(3))
-    assert export(made.path, tmp_path / "boss-v0", lossless=True) == 2
+    as_objects(made.path / "episode_4" / "state")
+    assert export(made.path, tmp_path / "boss-v0", lossless=True) == 3
     text = capsys.readouterr().out
     assert "not carried over: the array 'depth' of the episodes" in text
     assert "not carried over: the numbers of the episodes, which are counted anew" in text
     assert "left out: episode_1: it has no frames or no actions" in text
     assert "left out: episode_2: episode_2/frames: tick 3" in text
+    assert re.search(r"left out: episode_4: .*(object|\|O)", text)
     assert run(tmp_path / "boss-v0", tmp_path / "back.zarr") == 0
     for number, old in enumerate((0, 3)):
         frames = read(tmp_path / "back.zarr", number)["frames"]

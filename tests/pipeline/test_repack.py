@@ -18,7 +18,7 @@ from gameplay_pipeline import repack
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.repack import Repacking
 from gameplay_pipeline.store import writer
-from tests.support.made_data import make_dataset, zipped
+from tests.support.made_data import as_objects, make_dataset, zipped
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +74,119 @@ def test_nothing_changes_but_the_layout(tmp_path, layout, packed, zarr_format, c
     out = capsys.readouterr().out
     assert "frames read back, all equal: 175" in out
     assert "not carried over: the array 'notes'" in out
+
+
+def grey(frames):
+    """What all three channels show where a picture has but one."""
+    return frames.mean(axis=1, keepdims=True).astype(np.uint8)
+
+
+STORED = {
+    "channels last": (lambda f: np.moveaxis(f, 1, -1), None, "uint8 [N, 24, 32, 3]: taken for RGB"),
+    "alpha last": (
+        lambda f: np.moveaxis(np.concatenate([f, f[:, :1] // 2], 1), 1, -1), None, "an alpha",
+    ),
+    "alpha first": (lambda f: np.concatenate([f, f[:, :1] // 2], 1), None, "an alpha channel"),
+    "grey": (lambda f: grey(f)[:, 0], grey, "uint8 [N, 24, 32]: taken for grey"),
+    "grey first": (grey, grey, "uint8 [N, 1, 24, 32]: taken for grey"),
+    "grey last": (lambda f: np.moveaxis(grey(f), 1, -1), grey, "[N, 24, 32, 1]: taken for grey"),
+    "floats": (lambda f: np.moveaxis(f, 1, -1).astype("f4"), None, "float32 [N, 24, 32, 3]"),
+}  # fmt: skip
+"""How frames may be stored: what is made of [N, 3, H, W], what comes out, what is said."""
+
+
+def store(group, name, array, chunk=8):
+    group.create_array(
+        name, shape=array.shape, dtype=array.dtype, chunks=(chunk, *array.shape[1:]),
+        config={"write_empty_chunks": True},
+    )[:] = array  # fmt: skip
+
+
+@pytest.mark.parametrize("how", STORED)
+def test_frames_of_other_axes_and_channels_are_converted(made, tmp_path, how, capsys):
+    stored, expected, said = STORED[how]
+    root = zarr.open_group(made.path)
+    for number, (frames, actions) in enumerate(zip(made.frames, made.actions, strict=True)):
+        group = root[f"episode_{number}"]
+        del group["frames"], group["actions"]
+        store(group, "frames", stored(frames))
+        store(group, "actions", actions.astype("u1"))
+    assert run(made.path, tmp_path / "out.zarr") == 0
+    for number, frames in enumerate(made.frames):
+        found = read(tmp_path / "out.zarr", number)
+        wanted = np.broadcast_to(expected(frames), frames.shape) if expected else frames
+        assert np.array_equal(found["frames"], wanted)
+        assert np.array_equal(found["actions"], made.actions[number])
+    text = capsys.readouterr().out
+    assert said in text
+    assert "its actions were stored as uint8, all of them 0 or 1" in text
+
+
+def replay_buffer(path, made, zarr_format, **others):
+    """Writes the episodes as diffusion_policy does."""
+    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    data = root.create_group("data")
+    store(data, "img", np.concatenate([np.moveaxis(f, 1, -1) for f in made.frames]), chunk=33)
+    store(data, "action", np.concatenate(made.actions).astype("f4"), chunk=33)
+    store(data, "state", np.concatenate(made.state), chunk=33)
+    for name, array in others.items():
+        store(data, name, array)
+    store(root.create_group("meta"), "episode_ends", np.cumsum([len(f) for f in made.frames]))
+    return root
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_replay_buffer_is_cut_into_its_episodes(made, tmp_path, zarr_format, packed, capsys):
+    path = tmp_path / "replay.zarr"
+    replay_buffer(path, made, zarr_format, keypoint=np.zeros((175, 9, 2)))
+    source = zipped(path) if packed else path
+    with pytest.raises(UserError, match="does not name the buttons; give --keys"):
+        run(source, tmp_path / "out.zarr")
+    assert run(source, tmp_path / "out.zarr", keys="left, right,hit", workers=2) == 0
+    root = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    assert root.attrs["keys"] == ["left", "right", "hit"]
+    assert root.attrs["attributes"] == ["state_0", "state_1"]
+    for number in range(5):
+        found = read(tmp_path / "out.zarr", number)
+        assert np.array_equal(found["frames"], made.frames[number])
+        assert np.array_equal(found["actions"], made.actions[number])
+        assert np.array_equal(found["state"], made.state[number])
+    text = capsys.readouterr().out
+    assert "not carried over: the array 'data/keypoint'" in text
+    assert "its actions were stored as float32" in text
+
+
+def test_replay_buffers_that_make_no_sense_are_refused_or_named(made, tmp_path, capsys):
+    root = replay_buffer(tmp_path / "replay.zarr", made, 2)
+    root["data/action"][45, 1] = 0.5
+    root["data/state"].resize((170, 2))
+    assert run(tmp_path / "replay.zarr", tmp_path / "out.zarr", keys="a,b,c") == 2
+    text = capsys.readouterr().out
+    assert "left out: episode_1: its action b is 0.5 at tick 5; only buttons" in text
+    assert "left out: episode_4: it ends at 175, but data/state at 170" in text
+    assert run(tmp_path / "replay.zarr", tmp_path / "one.zarr", keys="a") == 5
+    assert "actions have shape (175, 3), but 1 columns are named" in capsys.readouterr().out
+    root["meta/episode_ends"][1] = 3
+    with pytest.raises(UserError, match=r"meta/episode_ends are not whole numbers that rise"):
+        run(tmp_path / "replay.zarr", tmp_path / "other.zarr", keys="a,b,c")
+    root["meta/episode_ends"][1] = 70
+    del root["data/img"]
+    with pytest.raises(UserError, match="no frames or img or image in data"):
+        run(tmp_path / "replay.zarr", tmp_path / "other.zarr", keys="a,b,c")
+
+
+def test_what_is_no_picture_or_no_number_is_named(made, tmp_path, capsys):
+    root = zarr.open_group(made.path)
+    for number, frames in ((0, np.full((40, 24, 32, 3), 0.5)), (1, np.zeros((30, 24, 32, 7, 3)))):
+        del root[f"episode_{number}/frames"]
+        store(root[f"episode_{number}"], "frames", frames)
+    as_objects(made.path / "episode_2" / "state")
+    assert run(made.path, tmp_path / "out.zarr") == 3
+    text = capsys.readouterr().out
+    assert "left out: episode_0: its frames are float64 and not whole numbers" in text
+    assert "left out: episode_1: its frames have shape (30, 24, 32, 7, 3)" in text
+    assert re.search(r"left out: episode_2: .*(object|\|O)", text)
 
 
 def test_frames_are_resized_by_area_and_channels_swapped(made, tmp_path):

@@ -1,6 +1,7 @@
 """Small made datasets, written with zarr-python alone, as a stranger would."""
 
 import dataclasses
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,14 @@ def make_dataset(
         actions.append(pressed)
         state.append(values.astype(np.float32))
     return Made(path, frames, actions, state)
+
+
+def as_objects(array: Path) -> None:
+    """Has the metadata of an array, in zarr format 2, say that its bytes are Python's objects."""
+    metadata = json.loads((array / ".zarray").read_text()) | {"dtype": "|O", "compressor": None}
+    (array / ".zarray").write_text(json.dumps(metadata))
+    for chunk in array.glob("[0-9]*"):
+        chunk.write_bytes(b"A" * 8 * int(np.prod(metadata["chunks"])))
 
 
 def zipped(folder: Path, top: bool = True, compression: int = zipfile.ZIP_STORED) -> Path:
