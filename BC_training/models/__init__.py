@@ -1,10 +1,10 @@
-"""Models, one folder each. A folder with an `__init__.py` is a model; there is no other register.
+"""Models, one folder each. A folder with an `__init__.py` is a model; nothing else registers it.
 
 Models may also live outside the project: the environment variable BC_MODELS_PATH lists folders that
 hold such folders, as PATH does.
 
 A model's package offers `Config`, a `ModelConfig` whose `window()` says which ticks and modalities
-it needs, and `create_model(config, spec, rngs)`, which builds a `common.model.Model`.
+it needs, and `create_model(config, spec, rngs)`, which builds a `networks.model.Model`.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from types import ModuleType
 
 from gameplay_pipeline.plumbing.errors import UserError
 
-__path__ += [each for each in os.environ.get("BC_MODELS_PATH", "").split(os.pathsep) if each]
+__path__ += filter(None, os.environ.get("BC_MODELS_PATH", "").split(os.pathsep))
 
 
 def available() -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def load(name: str) -> ModuleType:
     """The package of a model.
 
     Raises:
-        UserError: no such model; the known ones are listed.
+        UserError: there is no such model; the message lists those that there are.
     """
     if name not in available():
         near = difflib.get_close_matches(name, available(), n=1)

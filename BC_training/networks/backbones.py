@@ -1,4 +1,4 @@
-"""Convolutional backbones by configuration: images in, a map of features out.
+"""Convolutional backbones, chosen by configuration: images in, a map of features out.
 
 ResNet (He et al. 2015) and EfficientNet (Tan & Le 2019) are built as torchvision builds them, name
 for name, so that its ImageNet weights fit.
@@ -18,7 +18,8 @@ from BC_training.networks.layers import BATCH_NORM_MOMENTUM, Backbone, ConvEncod
 
 HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 STOCHASTIC_DEPTH = 0.2
-"""Rate at which EfficientNet's last block is skipped; it grows linearly from the first's zero."""
+"""The rate at which training skips EfficientNet's last block; it grows linearly from zero at the
+first."""
 
 
 class ConvConfig(Section):
@@ -31,16 +32,17 @@ class ConvConfig(Section):
     """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
     cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
     depth: int = Field(default=2, ge=0)
-    """Residual 3x3 convolutions in each block, after the one that downsamples."""
+    """How many residual 3x3 convolutions each block has after the one that downsamples."""
     batch_norm: bool = True
-    """Batch norm after each convolution."""
+    """Whether each convolution is followed by batch norm."""
 
 
 class ResNetConfig(Section):
     type: Literal["resnet"] = "resnet"
     """ResNet, with batch norm."""
     depth: Literal[18, 34, 50] = 18
-    """Layers with weights, the classifier that is left out here counted."""
+    """How many layers with weights the published network has. Its classifier, which is counted, is
+    left out here."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """imagenet: a 7x7 convolution of stride 2 and a max pool; the map is 32 times smaller than the
     image. small: a 3x3 convolution of stride 1 and no pool, as is usual for images of up to 64
@@ -63,18 +65,18 @@ class EfficientNetConfig(Section):
     """Stride of the first convolution. imagenet: 2; the map is 32 times smaller than the image.
     small: 1; the map is 16 times smaller, at 4 times the cost."""
     weights: str | None = None
-    """As for ResNet: torchvision.models.efficientnet_b0(weights="DEFAULT"), as .safetensors. Either
-    stem takes them."""
+    """A .safetensors file as for resnet, of torchvision.models.efficientnet_b0(weights="DEFAULT").
+    It fits either stem."""
 
 
 class PatchConfig(Section):
     type: Literal["patch"] = "patch"
-    """The image cut into squares, each projected by itself, for models that look further with
-    attention (Dosovitskiy et al. 2020, "An image is worth 16x16 words")."""
+    """The image is cut into squares and each is projected by itself, for models that look further
+    with attention (Dosovitskiy et al. 2020, "An image is worth 16x16 words")."""
     size: PositiveInt = 16
-    """Side of a square in pixels; the map is that many times smaller than the image."""
+    """Side of a square in pixels. The map is that many times smaller than the image."""
     width: PositiveInt = 192
-    """Features of a square."""
+    """How many features a square becomes."""
 
 
 BackboneConfig = Annotated[
@@ -86,9 +88,9 @@ def make_backbone(config: BackboneConfig, channels: int, rngs: nnx.Rngs) -> Back
     """Builds a backbone, at random: `Model.load_pretrained` fills in its weights.
 
     Args:
-        config: of one of the types.
-        channels: of the images.
-        rngs: with the stream `params`.
+        config: the configuration of one of the types.
+        channels: how many channels the images have.
+        rngs: random streams, among them `params`.
     """
     if config.type == "conv":
         return ConvEncoder(
@@ -107,7 +109,7 @@ def make_backbone(config: BackboneConfig, channels: int, rngs: nnx.Rngs) -> Back
 
 
 class Patches(Backbone):
-    """Squares of the image, projected; those at its edges are filled up with zeros."""
+    """Projects squares of the image; those that reach over its edges are filled up with zeros."""
 
     def __init__(self, config: PatchConfig, channels: int, rngs: nnx.Rngs):
         self.width = config.width
@@ -124,8 +126,8 @@ class Patches(Backbone):
 class ConvNorm(nnx.Module):
     """Convolution and batch norm.
 
-    Padded alike on all sides, as torchvision does. With a stride of 2 and an even size, SAME pads
-    one side more, which shifts the image by a pixel under pretrained weights.
+    Padding is the same on all sides, as in torchvision. With a stride of 2 and an even size, SAME
+    pads one side more, which shifts the image by a pixel under pretrained weights.
     """
 
     def __init__(
@@ -209,13 +211,15 @@ RESNETS = {
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
 }
-"""By depth: the block, and how many of them at each of four scales."""
+"""The kind of block, and how many of them each of the four scales has, by depth."""
 
 RESNET_WIDTH = 64
-"""Channels at the first scale; each further one doubles them."""
+"""Channels at the first scale. Each further scale doubles them."""
 
 
 class ResNet(Backbone):
+    """ResNet without its classifier; the map has 8 * RESNET_WIDTH * expansion channels."""
+
     def __init__(self, config: ResNetConfig, channels: int, rngs: nnx.Rngs):
         self.weights = config.weights
         self.is_small = config.stem == "small"
@@ -252,7 +256,8 @@ class ResNet(Backbone):
 
 
 class SqueezeExcitation(nnx.Module):
-    """Scales each channel by what the whole image says of it."""
+    """Scales each channel by a factor computed from the means of all channels over the image (Hu et
+    al. 2018, "Squeeze-and-excitation networks")."""
 
     def __init__(self, channels: int, squeezed: int, *, rngs: nnx.Rngs):
         self.fc1 = nnx.Conv(channels, squeezed, (1, 1), kernel_init=HE_FAN_OUT, rngs=rngs)
@@ -266,7 +271,8 @@ class SqueezeExcitation(nnx.Module):
 class MBConv(nnx.Module):
     """Widens, convolves each channel by itself, weighs the channels, and narrows again.
 
-    Where the shape stays, the block is beside a shortcut, and training skips it for some images.
+    Where the shape stays, there is a shortcut beside the block, and training skips the block for
+    some images (Huang et al. 2016, "Deep networks with stochastic depth").
     """
 
     def __init__(
@@ -307,7 +313,7 @@ class MBConv(nnx.Module):
 
 
 EFFICIENTNETS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
-"""Factors of width and depth."""
+"""Factors of width and depth, by variant."""
 
 MBCONVS = (
     (1, 3, 1, 16, 1),
@@ -318,10 +324,13 @@ MBCONVS = (
     (6, 5, 2, 192, 4),
     (6, 3, 1, 320, 1),
 )
-"""Stages of B0: expansion, kernel size, stride of the first block, channels, number of blocks."""
+"""The stages of B0: expansion, kernel size, stride of the first block, channels, number of
+blocks."""
 
 
 class EfficientNet(Backbone):
+    """EfficientNet without its classifier."""
+
     def __init__(self, config: EfficientNetConfig, channels: int, rngs: nnx.Rngs):
         self.weights = config.weights
         width_factor, depth_factor = EFFICIENTNETS[config.variant]
@@ -363,6 +372,6 @@ class EfficientNet(Backbone):
 
 
 def _rounded(channels: float) -> int:
-    """To a multiple of 8 that is at most a tenth smaller."""
+    """The nearest multiple of 8 that is at most a tenth smaller."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

@@ -1,4 +1,4 @@
-"""What most models make of one tick: features of its picture, of its state, of the last buttons."""
+"""One tick in one vector: features of its picture, of the game state, of the last buttons."""
 
 import jax
 import jax.numpy as jnp
@@ -14,24 +14,25 @@ from gameplay_pipeline.plumbing.errors import UserError
 
 class EncoderConfig(Section):
     backbone: BackboneConfig = ConvConfig()
-    """What looks at the picture."""
+    """The network over the picture."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Height and width of the grid over which the backbone's map is averaged: 1x1 forgets where
     things are, a finer one keeps it."""
     width: PositiveInt = 256
-    """F: features of a tick."""
+    """F: how many features a tick becomes."""
     state: bool = False
-    """Read the game state."""
+    """Whether the game state is read."""
     category_width: PositiveInt = 16
-    """Of the embedding of each category of the state, such as an animation."""
+    """Width of the embedding of each category of the state, such as an animation."""
     state_features: tuple[PositiveInt, ...] = (128, 128)
     """Widths of the dense layers over the state."""
     past_actions: bool = False
-    """Read what was pressed one tick before. Raises offline figures and tends to ruin play: the
-    policy learns to repeat itself."""
+    """Whether the buttons pressed one tick before are read. That raises offline figures and tends
+    to ruin play, because the policy learns to repeat itself."""
     past_action_dropout: float = Field(default=0.5, ge=0, lt=1)
-    """Share of training ticks at which the past actions are hidden."""
+    """The share of training ticks at which the past actions are hidden."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout after the layer that joins picture, state and past actions."""
 
 
 class EncodedConfig(ModelConfig):
@@ -40,12 +41,12 @@ class EncodedConfig(ModelConfig):
     encoder: EncoderConfig = EncoderConfig()
 
     def window(self) -> WindowSpec:
-        asked = super().window()
-        return asked._replace(state=self.encoder.state, past_actions=self.encoder.past_actions)
+        window = super().window()
+        return window._replace(state=self.encoder.state, past_actions=self.encoder.past_actions)
 
 
 class StateEncoder(nnx.Module):
-    """Continuous features and embedded categories through dense layers.
+    """Passes continuous features and embedded categories of the state through dense layers.
 
     Raises:
         UserError: the state has no features.
@@ -74,7 +75,7 @@ class StateEncoder(nnx.Module):
 
 
 class CategoryEmbedding(nnx.Module):
-    """A vector for each value of a vocabulary; none, zero, for the unknown one at first."""
+    """A vector for each value of a vocabulary; that of the unknown value begins at zero."""
 
     def __init__(self, size: int, width: int, rngs: nnx.Rngs):
         table = nnx.initializers.normal(0.1)(rngs.params(), (size, width))
@@ -85,7 +86,7 @@ class CategoryEmbedding(nnx.Module):
 
 
 class TickEncoder(nnx.Module):
-    """All that a model reads of a tick, in one vector."""
+    """Puts everything that a model reads of a tick into one vector."""
 
     def __init__(self, config: EncoderConfig, spec: DataSpec, rngs: nnx.Rngs):
         self.backbone = make_backbone(config.backbone, spec.frame.channels, rngs)
@@ -111,7 +112,7 @@ class TickEncoder(nnx.Module):
 
 
 def pooled(map_: Float[Array, "B h w C"], grid: tuple[int, int]) -> Float[Array, "B F"]:
-    """The map's mean over each cell of a grid, side by side.
+    """Averages the map over each cell of a grid and concatenates the cells' channels.
 
     Cells overlap by a row or a column where the grid doesn't divide the map.
 
@@ -136,8 +137,8 @@ def pooled(map_: Float[Array, "B h w C"], grid: tuple[int, int]) -> Float[Array,
 def hidden(
     past_actions: Float[Array, "B A"], share: float, rngs: nnx.Rngs | None
 ) -> Float[Array, "B A"]:
-    """Past actions, in training without those of a share of all ticks."""
+    """Hides the past actions of a share of all ticks in training; does nothing outside it."""
     if rngs is None or share == 0:
         return past_actions
-    seen = jax.random.bernoulli(rngs.dropout(), 1 - share, (len(past_actions), 1))
-    return past_actions * seen
+    is_kept = jax.random.bernoulli(rngs.dropout(), 1 - share, (len(past_actions), 1))
+    return past_actions * is_kept

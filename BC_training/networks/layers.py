@@ -17,15 +17,15 @@ small datasets have no more than that."""
 
 
 class Backbone(nnx.Module):
-    """Base of what turns images into a map of features; what is done with the map is the model's.
+    """Turns images into a map of features; the model decides what is done with the map.
 
     A subclass sets `width` and writes `__call__`.
     """
 
     width: int
-    """Channels of the map."""
+    """How many channels the map has."""
     weights: str | None = None
-    """A file that `Model.load_pretrained` fills the backbone from."""
+    """The file from which `Model.load_pretrained` fills the backbone; None for none."""
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
@@ -33,14 +33,14 @@ class Backbone(nnx.Module):
         raise NotImplementedError
 
     def map_size(self, frame: FrameContract) -> tuple[int, int]:
-        """Height and width of the map."""
+        """Height and width of the map for this size of frame."""
         image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
         height, width = jax.eval_shape(lambda x: self(x, None), image).shape[1:3]
         return height, width
 
 
 class ConvNormAct(nnx.Module):
-    """Convolution, batch norm (or a bias without it), ReLU. The kernel is 3x3, or as wide as the
+    """Convolution, batch norm (or a bias without it) and ReLU. The kernel is 3x3, or as wide as the
     stride if that is more, so that every pixel counts."""
 
     def __init__(
@@ -153,7 +153,7 @@ class MLP(nnx.Module):
 
 
 class ActionHead(nnx.Module):
-    """A logit per predicted tick and action."""
+    """A linear layer with a logit for each predicted tick and action."""
 
     def __init__(self, inputs: int, chunk: int, actions: int, *, rngs: nnx.Rngs):
         self.chunk = chunk
@@ -174,10 +174,10 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N F"],
-        seen: Bool[Array, "B #N N"],
+        mask: Bool[Array, "B #N N"],
         bias: Float[Array, "heads N N"] | None,
     ) -> Float[Array, "B N F"]:
-        """Attends where `seen` [query, key] is true; `bias` is added to the scores."""
+        """Attends where `mask` [query, key] is true; `bias` is added to the scores."""
         size, length, width = x.shape
         projected = self.project(x).reshape(size, length, 3, self.heads, width // self.heads)
         query, key, value = (projected[:, :, i] for i in range(3))
@@ -186,7 +186,7 @@ class Attention(nnx.Module):
             key,
             value,
             bias=None if bias is None else bias[None].astype(x.dtype),
-            mask=jnp.broadcast_to(seen[:, None], (size, 1, length, length)),
+            mask=jnp.broadcast_to(mask[:, None], (size, 1, length, length)),
         )
         return self.out(mixed.reshape(size, length, width))
 
@@ -205,11 +205,11 @@ class TransformerBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "B N F"],
-        seen: Bool[Array, "B #N N"],
+        mask: Bool[Array, "B #N N"],
         bias: Float[Array, "heads N N"] | None,
         rngs: nnx.Rngs | None,
     ) -> Float[Array, "B N F"]:
-        mixed = self.attention(self.norm1(x), seen, bias)
+        mixed = self.attention(self.norm1(x), mask, bias)
         x = x + self.dropout(mixed, deterministic=rngs is None, rngs=rngs)
         inner = self.down(nnx.gelu(self.up(self.norm2(x))))
         return x + self.dropout(inner, deterministic=rngs is None, rngs=rngs)

@@ -1,4 +1,4 @@
-"""What every model is: a per-tick encoder, a decoder over the window, and a loss."""
+"""The base of every model: a per-tick encoder, a decoder over the window, and a loss."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,27 +14,27 @@ from BC_training.networks.losses import Objective
 
 
 class Output(NamedTuple):
-    """What a model makes of a window."""
+    """A model's output for a batch of windows."""
 
     logits: Float[Array, "B K A"]
     features: Float[Array, "B T F"]
 
 
 class Model(nnx.Module):
-    """Base of all models. A subclass writes `encode` and `decode`.
+    """The base of all models. A subclass writes `encode` and `decode`.
 
-    Everywhere, `rngs` holds the stream `dropout` while training and is None otherwise; batch norm
-    and dropout take their mode from it.
+    In all methods `rngs` holds the stream `dropout` while training and is None otherwise; batch
+    norm and dropout take their mode from it.
     """
 
     def __init__(self, config: ModelConfig, spec: DataSpec, features: int, rngs: nnx.Rngs):
-        """Builds what all models share.
+        """Builds the part that all models share.
 
         Args:
-            config: of the model.
-            spec: of the dataset.
-            features: F, width of an encoding.
-            rngs: for parameters.
+            config: the model's configuration.
+            spec: what the model must know of the dataset.
+            features: F, the width of a tick's encoding.
+            rngs: random streams, among them `params`.
         """
         self.auxiliary_weight = config.auxiliary_weight
         self.auxiliary = (
@@ -44,10 +44,10 @@ class Model(nnx.Module):
         )
 
     def load_pretrained(self) -> None:
-        """Fills backbones from the weights they are configured with; for the beginning of a run.
+        """Fills backbones from the weights that they are configured with, before a run begins.
 
         Raises:
-            UserError: such a file is missing, can't be read, or does not fit.
+            UserError: a file is missing, can't be read, or does not fit its backbone.
         """
         for _, module in nnx.iter_modules(self):
             if isinstance(module, Backbone) and module.weights is not None:
@@ -64,7 +64,7 @@ class Model(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, observation: Observation, rngs: nnx.Rngs | None = None) -> Output:
-        """A whole window: encodes each tick by itself, then decodes."""
+        """Encodes each tick of the windows by itself, then decodes each window."""
         batch, ticks = observation.valid.shape
         folded = jax.tree.map(lambda x: x.reshape(batch * ticks, *x.shape[2:]), observation)
         features = self.encode(folded, rngs).reshape(batch, ticks, -1)
@@ -75,8 +75,8 @@ class Model(nnx.Module):
     ) -> tuple[Float[Array, ""], Float[Array, "B K A"]]:
         """The loss to minimise, and the logits.
 
-        In training, that is the loss of the actions and of the auxiliary attribute; otherwise that
-        of the actions alone.
+        In training the loss is that of the actions and of the auxiliary attribute together;
+        otherwise it is that of the actions alone.
         """
         logits, features = self(batch.observation, rngs)
         loss = losses.actions_loss(

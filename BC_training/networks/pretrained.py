@@ -1,4 +1,4 @@
-"""Weights that others trained: a .safetensors file with torchvision's names into a module."""
+"""Loads weights that others trained: a .safetensors file with torchvision's names."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ RENAMES = (
     (r"\.mean$", ".running_mean"),
     (r"\.var$", ".running_var"),
 )
-"""From our names to torchvision's, one after the other."""
+"""Substitutions from our names to torchvision's, made one after the other."""
 
 UNUSED = re.compile(r"(fc|classifier)\..*|.*\.num_batches_tracked")
 """Tensors that a backbone has no place for: the ImageNet classifier, and a counter."""
@@ -28,8 +28,8 @@ def fill(module: nnx.Module, file: Path) -> None:
     """Sets every parameter and batch statistic of a module to the file's tensor of its name.
 
     Raises:
-        UserError: the file can't be read, or a tensor is missing, misshaped or not known; each is
-            named, and the module is left as it was.
+        UserError: the file can't be read, or a tensor is missing, misshaped or unexpected; every
+            such tensor is named, and the module is left as it was.
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file of pretrained weights")
@@ -45,7 +45,7 @@ def fill(module: nnx.Module, file: Path) -> None:
         for path, variable in nnx.to_flat_state(state)
     }
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
-    problems += [f"{name} is not known" for name in tensors if name not in wanted]
+    problems += [f"{name} is unexpected" for name in tensors if name not in wanted]
     problems += [
         f"{name} has shape {tensors[name].shape}, not {shape}"
         for name, variable in wanted.items()
@@ -69,7 +69,7 @@ def _torchvision_name(name: str) -> str:
 
 
 def _torchvision_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Kernels are HWIO here and OIHW there."""
+    """The shape in torchvision, where kernels are OIHW, not HWIO."""
     if len(shape) != 4:
         return shape
     height, width, inputs, outputs = shape

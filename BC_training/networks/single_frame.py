@@ -11,11 +11,15 @@ from BC_training.networks.model import Model
 
 
 class SingleFrameConfig(ModelConfig):
+    """What the config class of a model around one backbone extends."""
+
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
     """Dropout before the head."""
 
 
 class SingleFrame(Model):
+    """One frame through a backbone, averaged over its map; a logit for each action."""
+
     def __init__(
         self, config: SingleFrameConfig, backbone: Backbone, spec: DataSpec, rngs: nnx.Rngs
     ):

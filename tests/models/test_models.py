@@ -128,19 +128,15 @@ def test_ticks_from_before_the_start_count_for_nothing(config):
     assert not np.array_equal(decode(model, features, everything), decode(model, other, everything))
 
 
-@pytest.mark.slow
-def test_the_loss_falls_on_a_learnable_set(config):
-    figures = []
-    once = config.evaluation.model_copy(update={"eval_every_n_epochs": 30})
-    config = changed(config, num_epochs=30, save_every_n_epochs=30)
-    train.train(config.model_copy(update={"evaluation": once}))
-    for line in (config.run_dir() / "metrics.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if "train/loss" in record:
-            figures.append(record["train/loss"])
-    assert figures[-1] < 0.6 * figures[0]
-    bundle, _ = final_arrays(config.run_dir())
-    assert bundle.metrics["macro_f1"] > 0.8
+def losses(run):
+    """The training loss of each epoch."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+def test_the_loss_falls(trained):
+    first, *_, last = losses(trained)
+    assert last < 0.75 * first
 
 
 def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):

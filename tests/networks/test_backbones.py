@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_refused_each_named_and_nothing_is_changed(t
     assert message.splitlines()[1:] == [
         "  layer1.0.bn2.running_var is missing",
         "  layer4.1.conv2.weight is missing",
-        "  layer5.0.conv1.weight is not known",
+        "  layer5.0.conv1.weight is unexpected",
         "  conv1.weight has shape (64, 1, 7, 7), not (64, 3, 7, 7)",
     ]
     assert not any(np.any(x) for x in jax.tree.leaves(nnx.state(backbone)))

@@ -107,7 +107,7 @@ def test_where_xla_is_slow_on_a_cpu_it_convolves_nothing(groups):
 
 
 def test_dilation_is_refused():
-    with pytest.raises(NotImplementedError, match="knows no dilation"):
+    with pytest.raises(NotImplementedError, match="supports no dilation"):
         layer(convolve, jnp.zeros((3, 3, CHANNELS, 4)), 1, kernel_dilation=2)(
             jnp.zeros((1, 8, 8, CHANNELS))
         )

@@ -19,7 +19,7 @@ class Config(ModelConfig):
     """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
     cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
     conv_depth: int = Field(default=2, ge=0)
-    """Residual 3x3 convolutions in each block, after the one that downsamples."""
+    """How many residual 3x3 convolutions each block has after the one that downsamples."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where
     things are, a finer one keeps it."""
@@ -28,10 +28,12 @@ class Config(ModelConfig):
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
     """Dropout after each dense layer."""
     use_batch_norm: bool = True
-    """Batch norm after each convolution."""
+    """Whether each convolution is followed by batch norm."""
 
 
 class PureCNN(Model):
+    """One frame through conv blocks, pooling and dense layers."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         pooled_width = config.conv_features[-1] * config.grid[0] * config.grid[1]
         super().__init__(config, spec, pooled_width, rngs)

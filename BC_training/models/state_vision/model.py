@@ -19,6 +19,8 @@ class Config(EncodedConfig):
 
 
 class StateVision(Model):
+    """One tick, its game state included, through an encoder and dense layers."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         width = config.encoder.width
         super().__init__(config, spec, width, rngs)

@@ -1,8 +1,8 @@
-"""Convolutions over the window's maps, one on another: motion, where it is.
+"""Convolutions over the stacked maps of the window, which see motion where it happens.
 
-Each tick's picture becomes a map of features by itself; those of all ticks are stacked as channels
-before anything forgets where things are ("slow fusion": Karpathy et al. 2014, "Large-scale video
-classification with convolutional neural networks").
+Each tick's picture becomes a map of features by itself; the maps of all ticks are stacked as
+channels before any pooling forgets where things are ("slow fusion": Karpathy et al. 2014,
+"Large-scale video classification with convolutional neural networks").
 """
 
 import math
@@ -21,25 +21,28 @@ from BC_training.networks.model import Model
 
 class Config(TemporalConfig):
     backbone: BackboneConfig = ConvConfig()
-    """What looks at each picture. A shallower one, with a finer map, sees small things move."""
+    """The network over each picture. A shallower one, with a finer map, sees small things move."""
     width: PositiveInt = 32
     """Channels of each tick's map."""
     ticks: int = Field(default=4, ge=1)
-    """T: observed ticks."""
+    """T: how many ticks are observed."""
     features: tuple[PositiveInt, ...] = Field(default=(128, 256), min_length=1)
     """Channels of each conv block over the stacked maps. The first keeps height and width, the
     others halve them; all have batch norm."""
     depth: int = Field(default=1, ge=0)
-    """Residual 3x3 convolutions in each of these blocks."""
+    """How many residual 3x3 convolutions each of these blocks has."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where
     things are, a finer one keeps it."""
     dense_features: tuple[PositiveInt, ...] = (256,)
-    """Widths of the dense layers after it."""
+    """Widths of the dense layers after the grid."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout after each dense layer."""
 
 
 class TemporalCNN(Model):
+    """A backbone for each tick, and convolutions over the stack of their maps."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         backbone = make_backbone(config.backbone, spec.frame.channels, rngs)
         self.map = (*backbone.map_size(spec.frame), config.width)
@@ -60,8 +63,8 @@ class TemporalCNN(Model):
         self.head = ActionHead(self.dense.width, config.chunk, len(spec.actions), rngs=rngs)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
-        seen = self.narrow(self.backbone(jnp.asarray(tick.frames), rngs))
-        return seen.reshape(len(seen), -1)
+        map_ = self.narrow(self.backbone(jnp.asarray(tick.frames), rngs))
+        return map_.reshape(len(map_), -1)
 
     def decode(
         self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None

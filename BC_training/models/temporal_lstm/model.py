@@ -1,6 +1,5 @@
 """An LSTM over the encodings of the window's ticks (Hochreiter and Schmidhuber 1997)."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
@@ -18,6 +17,8 @@ class Config(EncodedConfig, TemporalConfig):
 
 
 class TemporalLSTM(Model):
+    """A tick encoder, and an LSTM that reads its encodings in order."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         super().__init__(config, spec, config.encoder.width, rngs)
         self.encoder = TickEncoder(config.encoder, spec, rngs)
@@ -32,14 +33,14 @@ class TemporalLSTM(Model):
         self, features: Float[Array, "B T F"], valid: Bool[Array, "B T"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B K A"]:
         # Unrolled: T is small, and the loop's own cost is not.
-        zeros = jnp.zeros((len(features), self.hidden), features.dtype)
-        carry = (zeros, zeros)
+        cell = output = jnp.zeros((len(features), self.hidden), features.dtype)
         for tick in range(features.shape[1]):
-            after, _ = self.cell(carry, features[:, tick])
-            # Ticks from before the episode's start are no ticks.
-            known = valid[:, tick, None]
-            carry = jax.tree.map(lambda a, b, known=known: jnp.where(known, a, b), after, carry)
-        return self.head(carry[1])
+            (next_cell, next_output), _ = self.cell((cell, output), features[:, tick])
+            # Ticks from before the episode's start leave the state as it was.
+            is_valid = valid[:, tick, None]
+            cell = jnp.where(is_valid, next_cell, cell)
+            output = jnp.where(is_valid, next_output, output)
+        return self.head(output)
 
 
 def create_model(config: Config, spec: DataSpec, rngs: nnx.Rngs) -> TemporalLSTM:

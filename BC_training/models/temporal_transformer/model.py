@@ -1,6 +1,6 @@
 """A transformer over the encodings of the window's ticks.
 
-Attention is causal, blind to ticks from before the episode's start, and told by a learned bias how
+Attention is causal and ignores ticks from before the episode's start; a learned bias tells it how
 long ago a tick was (Raffel et al. 2020, "Exploring the limits of transfer learning").
 """
 
@@ -17,10 +17,11 @@ from BC_training.networks.model import Model
 
 class Config(EncodedConfig, TemporalConfig):
     layers: PositiveInt = 2
-    """Transformer blocks."""
+    """How many transformer blocks there are."""
     heads: PositiveInt = 4
-    """Of attention; they share the encoder's width."""
+    """Attention heads, which share the encoder's width."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout after attention and after the dense layers of each block."""
 
     @model_validator(mode="after")
     def _heads(self) -> "Config":
@@ -32,6 +33,8 @@ class Config(EncodedConfig, TemporalConfig):
 
 
 class TemporalTransformer(Model):
+    """A tick encoder, and causal attention over its encodings."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         width = config.encoder.width
         super().__init__(config, spec, width, rngs)
@@ -54,11 +57,11 @@ class TemporalTransformer(Model):
     ) -> Float[Array, "B K A"]:
         ticks = features.shape[1]
         ago = jnp.arange(ticks)[:, None] - jnp.arange(ticks)[None]
-        # Every tick sees itself, so that none sees nothing.
-        seen = (ago >= 0)[None] & (valid[:, None] | (ago == 0)[None])
+        # Every tick attends to itself, so that none attends to nothing.
+        mask = (ago >= 0)[None] & (valid[:, None] | (ago == 0)[None])
         bias = self.bias[...][:, jnp.maximum(ago, 0)]
         for block in self.blocks:
-            features = block(features, seen, bias, rngs)
+            features = block(features, mask, bias, rngs)
         return self.head(self.norm(features[:, -1]))
 
 

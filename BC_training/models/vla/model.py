@@ -22,20 +22,21 @@ POSITION = nnx.initializers.normal(0.02)
 
 class Config(ModelConfig):
     chunk: int = Field(default=8, ge=1)
-    """K: ticks that are predicted, the first is now."""
+    """K: how many ticks are predicted; the first is now."""
     backbone: BackboneConfig = PatchConfig()
-    """Each place of its map is a token."""
+    """The network over the picture. Each place of its map becomes a token."""
     state: bool = True
-    """Read the game state, as one token."""
+    """Whether the model reads the game state, as one token."""
     instruction_length: PositiveInt = 16
-    """L: tokens that an instruction may have."""
+    """L: the most tokens that an instruction may have."""
     width: PositiveInt = 192
-    """Of each token."""
+    """Width of each token."""
     layers: PositiveInt = 4
-    """Transformer blocks."""
+    """How many transformer blocks there are."""
     heads: PositiveInt = 4
-    """Of attention; they share the width."""
+    """Attention heads, which share the width."""
     dropout_rate: float = Field(default=0.1, ge=0, lt=1)
+    """Dropout after attention and after the dense layers of each block."""
 
     @model_validator(mode="after")
     def _heads(self) -> "Config":
@@ -48,6 +49,8 @@ class Config(ModelConfig):
 
 
 class VLA(Model):
+    """Tokens of picture, state and instruction, and K tokens that become the predicted ticks."""
+
     def __init__(self, config: Config, spec: DataSpec, rngs: nnx.Rngs):
         width, frame = config.width, spec.frame
         super().__init__(config, spec, config.chunk * width, rngs)
@@ -79,14 +82,14 @@ class VLA(Model):
         text = self.words(tokens).astype(picture.dtype) + self.order[...][None]
         queries = jnp.broadcast_to(self.queries[...][None], (size, self.chunk, width))
         parts = [queries, text, picture]
-        known = [jnp.ones((size, self.chunk), bool), tokens > 0]
         if self.state is not None:
             parts.append(self.state(tick, rngs)[:, None])
         x = jnp.concatenate(parts, axis=1)
-        rest = x.shape[1] - self.chunk - tokens.shape[1]
-        seen = jnp.concatenate([*known, jnp.ones((size, rest), bool)], axis=1)[:, None]
+        # Everything is attended to but the padding of the instruction.
+        is_token = jnp.ones(x.shape[:2], bool)
+        is_token = is_token.at[:, self.chunk : self.chunk + tokens.shape[1]].set(tokens > 0)
         for block in self.blocks:
-            x = block(x, seen, None, rngs)
+            x = block(x, is_token[:, None], None, rngs)
         return self.norm(x[:, : self.chunk]).reshape(size, -1)
 
     def decode(
