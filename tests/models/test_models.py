@@ -1,6 +1,5 @@
 """What every model owes, over every model found, and over one that uses the whole contract."""
 
-import json
 import shutil
 
 import jax
@@ -17,11 +16,13 @@ from BC_training.networks import backbones
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import window_model
+from tests.support.commands import records
 from tests.support.in_play import observations, replay
 from tests.support.made_data import make_dataset
 from tests.support.small_models import SMALL
 
 NAMES = (*models.available(), "window_model")
+SLOW_LEARNERS = {"vla": {"num_epochs": 30, "learning_rate": 0.003}}
 # A group is run by one process, which so trains and compiles each model once.
 PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 
@@ -43,10 +44,11 @@ def setting(request, tmp_path_factory):
         "model": {"name": request.param, **SMALL.get(request.param, {})},
         "training": {
             "batch_size": 16,
-            "num_epochs": 4,
-            "learning_rate": 0.003,
-            "save_every_n_epochs": 1,
+            "num_epochs": 10,
+            "learning_rate": 0.01,
+            "save_every_n_epochs": 2,
             "checkpoint_dir": str(folder / "run"),
+            **SLOW_LEARNERS.get(request.param, {}),
         },
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -128,15 +130,11 @@ def test_ticks_from_before_the_start_count_for_nothing(config):
     assert not np.array_equal(decode(model, features, everything), decode(model, other, everything))
 
 
-def losses(run):
-    """The training loss of each epoch."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["train/loss"] for line in lines if "train/loss" in line]
-
-
-def test_the_loss_falls(trained):
-    first, *_, last = losses(trained)
-    assert last < 0.75 * first
+def test_the_loss_falls_on_a_learnable_set(trained):
+    losses = [row["train/loss"] for row in records(trained) if "train/loss" in row]
+    assert losses[-1] < 0.6 * losses[0]
+    bundle, _ = final_arrays(trained)
+    assert bundle.metrics["macro_f1"] > 0.8
 
 
 def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
@@ -170,25 +168,12 @@ def test_a_policy_refuses_a_frame_it_was_not_trained_on(trained):
         policy.act({"frame": np.zeros((10, 32, 3), np.uint8), **state})
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
-    step_of = train.make_train_step
-
-    def failing(*arguments):
-        step, done = step_of(*arguments), []
-
-        def counted(state, batches, resident):
-            done.append(1)
-            if len(done) > 20:  # in the third epoch of eight steps
-                raise RuntimeError("killed")
-            return step(state, batches, resident)
-
-        return counted
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_train_step", failing)
-        with pytest.raises(RuntimeError, match="killed"):
-            train.train(config)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
+    """Cut back to its last checkpoint but one; in tests/project a run is really killed."""
+    shutil.copytree(trained, config.run_dir())
+    steps = sorted(int(folder.name) for folder in trained.iterdir() if folder.name.isdigit())
+    assert len(steps) > 1
+    shutil.rmtree(config.run_dir() / str(steps[-1]))
     train.train(config, resume=True)
     one, other = final_arrays(trained), final_arrays(config.run_dir())
     assert one[0].step == other[0].step
