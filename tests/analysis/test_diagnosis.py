@@ -11,6 +11,8 @@ from BC_training.common.dataset import open_data
 from tests.support.commands import run
 from tests.support.made_data import make_dataset
 
+pytestmark = pytest.mark.xdist_group("diagnosis")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

@@ -59,7 +59,7 @@ def noise(rng, length):
     return rng.integers(0, 60, (length, 3, 16, 16), dtype=np.uint8)
 
 
-def exact_match(tmp_path, path, name, model, epochs=30):
+def exact_match(tmp_path, path, name, model, epochs=8):
     """Of the best checkpoint on the validation split."""
     raw = {
         "dataset": {
@@ -68,7 +68,7 @@ def exact_match(tmp_path, path, name, model, epochs=30):
         },
         "model": {"name": name, **model},
         "training": {
-            "num_epochs": epochs, "learning_rate": 0.005, "batch_size": 32,
+            "num_epochs": epochs, "learning_rate": 0.01, "batch_size": 32,
             "checkpoint_dir": str(tmp_path / name), "lr_schedule": {"warmup_epochs": 1.0},
         },
         "evaluation": {"eval_every_n_epochs": epochs},
@@ -100,13 +100,11 @@ def delayed_blows(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPORAL)
 def test_elapsed_time_is_seen_by_temporal_models(delayed_blows, tmp_path, name):
     assert exact_match(tmp_path, delayed_blows, name, TEMPORAL[name]) > SOLVED
 
 
-@pytest.mark.slow
 def test_elapsed_time_is_not_seen_in_a_single_frame(delayed_blows, tmp_path):
     assert exact_match(tmp_path, delayed_blows, "pure_cnn", SINGLE["pure_cnn"]) < 0.8
 
@@ -127,7 +125,6 @@ def tired(tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
 def test_stamina_that_is_not_drawn_is_read_from_the_state(tired, tmp_path):
     model = {"encoder": {**ENCODER, "state": True, "state_features": [32]}, "dense_features": [32]}
     assert exact_match(tmp_path, tired, "state_vision", model) > SOLVED
