@@ -219,7 +219,9 @@ def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
                 frames += result
     speed = frames / (time.monotonic() - began) if pending else None
     print(f"{recording.out}:")
-    Console(highlight=False).print(_table(_summarise(recording.out, info, speed)))
+    Console(highlight=False, markup=False, emoji=False).print(
+        _table(_summarise(recording.out, info, speed))
+    )
     if failures:
         failures.sort()
         raise UserError(

@@ -30,9 +30,18 @@ LINE_EVERY_S = 30.0
 
 
 def make_console() -> Console:
-    """A console on standard output; tables keep their width when it is a file or a pipe."""
+    """A console on standard output; tables keep their width when it is a file or a pipe.
+
+    Text is printed as it is: names come from datasets, and `[key]` in one is no markup.
+    """
     terminal = sys.stdout.isatty()
-    return Console(width=None if terminal else WIDTH, highlight=False, soft_wrap=not terminal)
+    return Console(
+        width=None if terminal else WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=not terminal,
+    )
 
 
 def make_table(title: str) -> Table:
@@ -44,7 +53,7 @@ def progress(items: Iterable[Item], description: str, total: int, start: int = 0
     """Passes items on, showing how far they are: a bar on a terminal, sparse lines otherwise."""
     if sys.stdout.isatty():
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -221,7 +221,7 @@ def _report(out: Path, results: list[Converted], seconds: float) -> int:
     for row in rows.items():
         table.add_row(*row)
     print(f"{out}:")
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False, emoji=False).print(table)
     for what, count in sum((result.counts for result in results), Counter()).most_common():
         print(f"{what}: {count:,}")
     episodes_of: dict[str, list[str]] = {}

@@ -35,7 +35,7 @@ def track(
     began = last = time.monotonic()
     frames = 0
     columns = (
-        TextColumn(doing),
+        TextColumn(doing, markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("episodes, {task.fields[speed]:.0f} frames/s"),

@@ -68,6 +68,15 @@ def test_the_command_names_invalid_episodes_and_writes_json(made, tmp_path):
     assert run(analyze_dataset.main, "--dataset", made.path, "--strict").status == 1
 
 
+def test_names_are_printed_as_they_are_and_never_as_markup(made):
+    names = ["jump [space]", "menu [/esc]", "use [bold] :smile:"]
+    zarr.open_group(made.path).attrs.update(keys=names, attributes=["hp [/]", "hint"])
+    done = run(analyze_dataset.main, "--dataset", made.path)
+    assert done.status == 0, done.err
+    for name in (*names, "hp [/]"):
+        assert name in done.out
+
+
 def test_animation_ids_are_listed_as_a_vocabulary(made):
     root = zarr.open_group(made.path)
     root.attrs["attributes"] = ["NpcAnimId", "hint"]

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from BC_training.analysis.plots import STYLE, label
+from BC_training.analysis.plots import STYLE, drawable
 from BC_training.common import metrics
 from BC_training.common.episodes import stretches
 
@@ -91,7 +91,7 @@ def timeline(
                     seconds, a + 0.42 - 0.38 * chance, where="post", color=FAINT, linewidth=0.7
                 )
                 axes.axhline(a, color="#e3e6ea", linewidth=0.6, zorder=0)
-            axes.set_yticks(range(len(names)), [label(name) for name in names])
+            axes.set_yticks(range(len(names)), [drawable(name) for name in names])
             axes.set(
                 xlim=(ticks[0] / rate, (ticks[0] + min(length, TICKS_A_ROW)) / rate),
                 ylim=(len(names) - 0.4, -0.6),
@@ -120,7 +120,7 @@ def precision_recall(
             precision, recall = metrics.precision_recall(probabilities[:, a], actions[:, a])
             axes.plot(
                 *(np.append(recall[:1] * 0, recall), np.append(precision[:1], precision)),
-                color=colors(a % colors.N), label=label(names[a]), linewidth=1.4,
+                color=colors(a % colors.N), label=drawable(names[a]), linewidth=1.4,
             )  # fmt: skip
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.03))
         axes.set_title("Each action alone, at any threshold")
@@ -146,7 +146,7 @@ def frequency(
         ):
             bars = axes.barh(places + offset, 100 * share, 0.36, color=color, label=player)
             axes.bar_label(bars, [f"{100 * value:.1f}" for value in share], padding=3)
-        axes.set_yticks(places, [label(name) for name in names])
+        axes.set_yticks(places, [drawable(name) for name in names])
         axes.invert_yaxis()
         most = 100 * max(predicted.max(), true.max(), 1e-3)
         axes.set(xlabel="% of ticks", xlim=(0, 1.12 * most))

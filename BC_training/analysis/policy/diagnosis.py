@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from rich.table import Table
 
+from BC_training.analysis.plots import escaped
 from BC_training.analysis.policy.replay import replay
 from BC_training.checkpoints.store import Bundle
 from BC_training.common import console, metrics
@@ -171,7 +172,7 @@ def strip(
         pictures = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
         panel = np.full((size[1], 230, 3), 24, np.uint8)
         lines = (
-            bundle.spec.actions[action],
+            escaped(bundle.spec.actions[action]),
             f"{dataset.names[dataset.episode[sample]]}, tick {sample - first}",
             f"p {probability:.2f}, threshold {bundle.thresholds[action]:.2f}",
         )
