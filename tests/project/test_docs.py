@@ -13,7 +13,7 @@ import yaml
 
 from BC_training import models
 from BC_training.common import config as configs
-from docs import make_configuration, make_results
+from docs import make_architecture, make_configuration, make_results
 from tests.support.following import BLOCK, run_commands, write_files
 from tests.support.made_data import make_dataset
 
@@ -131,3 +131,8 @@ def test_the_pages_hold_what_was_measured():
     for page, expected in (("docs/results.md", make_results.page()),
                            ("README.md", make_results.readme())):  # fmt: skip
         assert (ROOT / page).read_text() == expected, "run: uv run python docs/make_results.py"
+
+
+def test_the_tower_is_drawn_from_the_imports_as_they_are():
+    drawn = (ROOT / "docs" / "architecture.md").read_text()
+    assert drawn == make_architecture.page(), "run: uv run python docs/make_architecture.py"

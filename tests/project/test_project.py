@@ -9,64 +9,56 @@ from pathlib import Path
 
 import pytest
 
+from docs.make_architecture import imports, module_of, room_of, rooms, sources
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "BC_training"
 
-ORDER = (
-    "__main__", "commands", "training", "analysis", "play", "checkpoints", "models", "networks",
-    "common",
-)  # fmt: skip
-"""The rooms of BC_training from the top; each may import those below it."""
+ORDER = rooms()
+"""From the top; each may import those below it."""
+COMMANDS = ("BC_training.commands", "gameplay_pipeline.commands")
+REACHED = {
+    "BC_training": {"environments", "page", "plumbing", "store"},
+    "ranni_player": {"environments", "plumbing"},
+}
+"""The rooms of gameplay_pipeline that the two other packages may import."""
 
 RUNS_BACK = {
-    ("train", "evaluate"), ("train", "rollout"),
-    ("common.config", "models"),
+    ("BC_training.train", "BC_training.evaluate"), ("BC_training.train", "BC_training.rollout"),
+    ("BC_training.common.config", "BC_training.models"),
 }  # fmt: skip
+APART = ("boss_arena", "vizdoom_games")
+INSIDE = [file for file in sources() if module_of(file).partition(".")[0] not in APART]
 
 
-def module_name(file: Path) -> str:
-    parts = file.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(part for part in parts if part != "__init__")
-
-
-def imports(file: Path) -> set[str]:
-    """Modules of the project that a file imports, by dotted name."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                path = ROOT / Path(*whole.split("."))
-                is_module = path.with_suffix(".py").exists() or path.is_dir()
-                found.add(whole if is_module else node.module)
-    return found
-
-
-def room(name: str) -> str:
-    first = name.partition(".")[0]
-    if first in ORDER:
-        return first
-    assert (PACKAGE / f"{first}.py").exists(), name
-    return "commands"
-
-
-FILES = sorted(file for file in PACKAGE.rglob("*.py") if module_name(file))
-
-
-@pytest.mark.parametrize("file", FILES, ids=module_name)
+@pytest.mark.parametrize("file", INSIDE, ids=module_of)
 def test_imports_run_one_way(file):
-    own = module_name(file)
+    module = module_of(file)
+    room = room_of(module)
     for imported in imports(file):
-        if not imported.startswith("BC_training."):
+        other = room_of(imported)
+        if room == "BC_training.models" and imported.startswith("BC_training."):
+            inside = imported.startswith(module.rsplit(".", 1)[0])
+            assert inside or "networks" in other or imported == "BC_training.common.types", imported
+        elif (module, imported) not in RUNS_BACK and (room in COMMANDS or other != room):
+            assert ORDER.index(other) > ORDER.index(room), imported
+
+
+@pytest.mark.parametrize("file", INSIDE, ids=module_of)
+def test_the_border_of_a_package_is_crossed_where_it_is_open(file):
+    package = module_of(file).partition(".")[0]
+    for imported in imports(file):
+        other, _, rest = imported.partition(".")
+        if (module_of(file), imported) == ("BC_training.__main__", "gameplay_pipeline.record"):
             continue
-        name = imported.removeprefix("BC_training.")
-        if room(own) == "models":
-            inside = name.startswith(own.rsplit(".", 1)[0])
-            assert inside or room(name) == "networks" or name == "common.types", name
-        elif (own, name) not in RUNS_BACK and (room(own) == "commands" or room(own) != room(name)):
-            assert ORDER.index(room(name)) > ORDER.index(room(own)), name
+        if other == "gameplay_pipeline" and package in REACHED:
+            assert rest.partition(".")[0] in REACHED[package], imported
+
+
+def test_every_room_is_in_the_list():
+    for file in INSIDE:
+        if file.read_text() and file.parent != ROOT:
+            assert room_of(module_of(file)) in {*ORDER, "BC_training", "gameplay_pipeline"}, file
 
 
 PLAYING = """
@@ -83,24 +75,19 @@ def test_playing_loads_no_reader_of_datasets():
     assert not {"zarr", "fsspec", "numcodecs"} & set(done.stdout.split())
 
 
-@pytest.mark.parametrize("package", ["boss_arena", "gameplay_pipeline", "vizdoom_games"])
-def test_data_sources_know_nothing_of_training(package):
-    for file in (ROOT / package).rglob("*.py"):
-        other = {"BC_training", "boss_arena", "gameplay_pipeline", "vizdoom_games"} - {package}
-        assert not {name.partition(".")[0] for name in imports(file)} & other, file
-
-
-def test_training_reaches_games_only_through_gymnasium():
-    for file in PACKAGE.rglob("*.py"):
-        packages = {name.partition(".")[0] for name in imports(file)}
-        assert not packages & {"boss_arena", "vizdoom_games"}, file
+def test_games_stand_apart_and_are_reached_only_through_gymnasium():
+    for file in sources():
+        package = module_of(file).partition(".")[0]
+        for imported in imports(file):
+            other = imported.partition(".")[0]
+            assert other == package or not {package, other} & set(APART), (file, imported)
 
 
 def test_nothing_outside_models_knows_a_models_name():
     names = [folder.name for folder in (PACKAGE / "models").iterdir() if folder.is_dir()]
     for file in PACKAGE.rglob("*.py"):
         # A kind of backbone may have the name of the model that is little else.
-        if (PACKAGE / "models") in file.parents or module_name(file) == "networks.backbones":
+        if PACKAGE / "models" in file.parents or file.match("networks/backbones.py"):
             continue
         code = ast.parse(file.read_text())
         texts = [n.value for n in ast.walk(code) if isinstance(n, ast.Constant)]
@@ -113,8 +100,8 @@ def test_nothing_outside_models_knows_a_models_name():
 
 def test_tests_share_through_support_alone():
     for file in (ROOT / "tests").rglob("*.py"):
-        for name in imports(file):
-            assert not name.startswith("tests.") or name.startswith("tests.support"), (file, name)
+        names = re.findall(r"^\s*(?:from|import) (tests\.[\w.]+)", file.read_text(), re.MULTILINE)
+        assert all(name.startswith("tests.support") for name in names), (file, names)
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
