@@ -40,7 +40,7 @@ from gameplay_pipeline.environments.adapter import (
     parse_size,
 )
 from gameplay_pipeline.plumbing import command
-from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
@@ -314,6 +314,8 @@ def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int
             return writer.finish(
                 {**_plain(last), "seed": seed, "policy": recording.policy, **asked}
             )
+    except DataError as error:
+        return Failure(number, f"seed {seed}: {error}")
     except UserError:
         raise
     except Exception as error:  # whatever somebody's environment or policy may raise

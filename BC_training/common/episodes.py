@@ -4,8 +4,7 @@
 import contextlib
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,13 @@ from BC_training.common.frames.buffer_pool import Recycled
 from BC_training.common.types import DataSpec, FrameContract, Problem
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.checks import (
+    Expected,
+    metadata_faults,
+    missing_frames,
+    most_common_shapes,
+    table_faults,
+)
 from gameplay_pipeline.store.reader import Array, Entry, Reader, read_frames
 
 LISTED = 20
@@ -99,7 +105,10 @@ class Episodes:
             raise UserError(
                 f"{path}: there are no episodes (groups episode_0, episode_1, ...) in it"
             )
-        self.frame_shape, self._state_width = _commonest(entries.values())
+        self.frame_shape, state_columns = most_common_shapes(entries.values())
+        self._expected = Expected(
+            len(self.actions), self.state_names, state_columns, self.frame_shape
+        )
         self.episodes: list[Episode] = []
         self.skipped: list[Problem] = []
         with contextlib.ExitStack() as stack:
@@ -272,12 +281,14 @@ class Episodes:
         name, entry = item
         if isinstance(entry, DataError):
             return [Problem("error", name, str(entry))]
-        if wrong := [Problem("error", name, what) for what in self._wrong_metadata(entry)]:
+        if wrong := [Problem("error", name, *f) for f in metadata_faults(entry, self._expected)]:
             return wrong
         try:
-            wrong = [*_missing_frames(entry)]
+            wrong = [Problem("error", name, *fault) for fault in missing_frames(entry)]
             episode = Episode(entry, entry.arrays["actions"].read())
-            wrong += self._wrong_tables(episode)
+            state = episode.state if self._use_state else None
+            faults = table_faults(state, episode.timestamps, self.state_names)
+            wrong += [Problem("error", name, *fault) for fault in faults]
         except DataError as error:
             if error.is_transient:
                 # Without it the episodes would be split otherwise than the next time.
@@ -287,72 +298,6 @@ class Episodes:
             wrong.append(Problem("error", name, f"it can't be read: {error}", error.ticks))
             return wrong
         return wrong or episode
-
-    def _wrong_metadata(self, entry: Entry) -> Iterator[str]:
-        """What is wrong with an episode's arrays by their shapes and types."""
-        arrays = entry.arrays
-        for needed in ("frames", "actions"):
-            if needed not in arrays:
-                yield f"it has no array {needed!r}"
-                return
-        frames, actions, state = arrays["frames"], arrays["actions"], arrays.get("state")
-        if frames.dtype != np.uint8:
-            yield f"frames are {frames.dtype}, not uint8"
-        if actions.dtype != np.bool_:
-            yield f"actions are {actions.dtype}, not bool"
-        if len(frames.shape) != 4 or frames.shape[1] != 3:
-            yield f"frames have shape {frames.shape}, not (N, 3, H, W)"
-        if len(actions.shape) != 2 or actions.shape[1] != len(self.actions):
-            yield (
-                f"actions have shape {actions.shape}, but 'keys' names {len(self.actions)} actions"
-            )
-        for name, array in arrays.items():
-            if not array.shape:
-                yield f"{name} is a single value"
-                return
-        length = frames.shape[0]
-        if actions.shape[0] != length:
-            yield f"{length} frames but {actions.shape[0]} actions"
-        if length == 0:
-            yield "it is empty"
-        if state is not None:
-            if len(state.shape) != 2 or (
-                self.state_names and state.shape[1] != len(self.state_names)
-            ):
-                yield (
-                    f"state has shape {state.shape}, but 'attributes' names "
-                    f"{len(self.state_names)} columns"
-                )
-            if state.shape[0] != length:
-                yield f"{length} frames but {state.shape[0]} states"
-            if not np.issubdtype(state.dtype, np.floating):
-                yield f"state is {state.dtype}, not float32"
-        if frames.shape[1:] != self.frame_shape:
-            yield f"frames are {frames.shape[1:]}, most are {self.frame_shape}"
-        width = 0 if state is None else state.shape[-1]
-        if width != self._state_width and (state is None or not self.state_names):
-            yield f"state has {width} columns, most have {self._state_width}"
-        timestamps = arrays.get("timestamps")
-        if timestamps is not None and timestamps.shape != (length,):
-            yield f"{length} frames but timestamps of shape {timestamps.shape}"
-        if timestamps is not None and timestamps.dtype.kind not in "fiu":
-            yield f"timestamps are {timestamps.dtype}, not float64"
-
-    def _wrong_tables(self, episode: Episode) -> Iterator[Problem]:
-        """What is wrong with the values of an episode's tables."""
-        state = episode.state if self._use_state else None
-        if state is not None:
-            wrong = ~np.isfinite(state)
-            for column in np.flatnonzero(wrong.any(axis=0)).tolist():
-                name = self.state_names[column] if self.state_names else f"column {column}"
-                for ticks in stretches(wrong[:, column]):
-                    what = f"its state {name} is {state[ticks[0], column]}"
-                    yield Problem("error", episode.name, what, ticks)
-        timestamps = episode.timestamps
-        if timestamps is not None:
-            for first, last in stretches(~(np.diff(timestamps) > 0)):
-                what = "its timestamps do not rise"
-                yield Problem("error", episode.name, what, (first, last + 1))
 
     def _copies(self) -> list[Problem]:
         """Later copies of an episode: one in training and one in validation would flatter."""
@@ -374,33 +319,3 @@ class Episodes:
             return bool((self.read_frames(one, ticks) == self.read_frames(other, ticks)).all())
         except DataError:
             return False  # found, and named, when its frames are read
-
-
-def stretches(flags: Bool[np.ndarray, "N"], least: int = 1) -> list[tuple[int, int]]:
-    """First and one past the last of each run of at least `least` True."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= least]
-
-
-def _missing_frames(entry: Entry) -> Iterator[Problem]:
-    """Frames whose chunks are not there; zarr itself would take them for black."""
-    frames = entry.arrays["frames"]
-    absent = np.zeros(frames.shape[0], bool)
-    for block in frames.missing() or ():
-        absent[block * frames.chunk_length : (block + 1) * frames.chunk_length] = True
-    for ticks in stretches(absent):
-        yield Problem("error", entry.name, "its frames are missing on disk", ticks)
-
-
-def _commonest(entries: Iterable[Entry | DataError]) -> tuple[tuple[int, int, int], int]:
-    """The frame shape and state width that most episodes have."""
-    found: Counter[tuple[tuple[int, int, int], int]] = Counter()
-    for entry in entries:
-        if isinstance(entry, DataError):
-            continue
-        frames, state = entry.arrays.get("frames"), entry.arrays.get("state")
-        if frames is not None and len(frames.shape) == 4:
-            _, channels, height, width = frames.shape
-            columns = state.shape[1] if state is not None and len(state.shape) == 2 else 0
-            found[(channels, height, width), columns] += 1
-    return found.most_common(1)[0][0] if found else ((3, 0, 0), 0)

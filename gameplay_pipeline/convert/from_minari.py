@@ -203,11 +203,7 @@ def _convert_episode(
         ):
             if len(table) != ticks + 1:
                 raise DataError(f"{ticks} actions but {len(table)} {what}; should be one more")
-        if ticks == 0:
-            raise DataError("it is empty")
         values = np.concatenate([np.zeros((ticks + 1, 0)), *tables], axis=1)[:ticks]
-        if bad := np.flatnonzero(~np.isfinite(values).all(axis=0)).tolist():
-            raise DataError(f"its {info.attributes[bad[0]]} is not finite")
         state, notes = as_float32(values, info.attributes)
         with EpisodeWriter(job.out, number, info, job.zarr_format) as writer:
             for tick in range(ticks):

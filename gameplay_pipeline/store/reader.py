@@ -8,6 +8,7 @@ cores zarr-python reads such images at a tenth of the speed at which they can be
 import itertools
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ from numcodecs import blosc  # pyright: ignore[reportAttributeAccessIssue]
 from gameplay_pipeline.plumbing.errors import DataError
 from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.store.storage import Span, Storage, open_storage
-from gameplay_pipeline.store.writer import EPISODE
 
 ARRAYS = ("frames", "actions", "state", "timestamps")
 """What an episode may hold."""
+
+EPISODE = re.compile(r"episode_(\d+)")
 
 MISSING = 2**64 - 1
 """Offset and size, in a shard's index, of a chunk that was never written."""

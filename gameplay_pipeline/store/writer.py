@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import shutil
 import signal
 import threading
@@ -27,7 +26,9 @@ import zarr
 import zarr.codecs
 from numcodecs import Blosc
 
-from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.store.checks import Expected, check_written
+from gameplay_pipeline.store.reader import EPISODE
 
 ZarrFormat = Literal[2, 3]
 
@@ -36,8 +37,6 @@ VERSION = 1
 
 SHARD = 512
 """Frames in a shard (zarr v3), and in memory before they are written."""
-
-EPISODE = re.compile(r"episode_(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,7 +244,10 @@ class EpisodeWriter:
 
         Raises:
             UserError: it can't be written.
+            DataError: readers would leave it out, as one whose timestamps don't rise.
         """
+        if not self._actions:
+            raise DataError("it is empty")
         ticks = len(self._actions)
         if ticks % SHARD:
             self._flush(ticks % SHARD)
@@ -267,8 +269,14 @@ class EpisodeWriter:
                 array[:] = table
             fps = {} if self._info.fps is None else {"fps": self._info.fps}
             self._group.attrs.update({**fps, **attributes, "frame_count": ticks})
-            if check is not None:
-                check(self._group)
+        names = self._info.attributes
+        frame_shape = (3, self._info.height, self._info.width)
+        check_written(
+            self._temporary, Expected(len(self._info.keys), names, len(names), frame_shape)
+        )
+        if check is not None:
+            check(self._group)
+        with _writing(self._target):
             self._temporary.rename(self._target)
         return ticks
 

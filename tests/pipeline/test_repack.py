@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import zarr
 
+from BC_training.common.episodes import Episodes
 from gameplay_pipeline import repack
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.repack import Repacking
@@ -323,6 +324,17 @@ def test_broken_episodes_are_named_and_left_out(made, tmp_path, capsys):
     ):
         assert f"left out: {line}" in out
     assert list(zarr.open_group(tmp_path / "out.zarr").group_keys()) == ["episode_0"]
+
+
+def test_nothing_is_written_that_the_trainer_would_leave_out(made, tmp_path, capsys):
+    root = zarr.open_group(made.path)
+    root["episode_1/state"][7, 1] = np.nan
+    root["episode_2"].create_array("timestamps", data=np.arange(50) // 2 / 17)
+    assert run(made.path, tmp_path / "out.zarr") == 2
+    text = capsys.readouterr().out
+    assert "left out: episode_1: its state hint is nan (tick 7)" in text
+    assert "left out: episode_2: its timestamps do not rise (ticks 0 to 1), and 24 more" in text
+    assert Episodes(tmp_path / "out.zarr", validate=False).skipped == []
 
 
 def test_what_was_written_wrongly_is_found_out_by_tick(made, tmp_path, monkeypatch):

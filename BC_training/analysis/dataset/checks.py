@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from BC_training.common.console import progress
-from BC_training.common.episodes import Episode, Episodes, stretches
+from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.store.checks import stretches
 
 BLOCK = 128
 """Frames looked at together."""

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from BC_training.common.episodes import Episodes, stretches
+from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from BC_training.networks import losses
+from gameplay_pipeline.store.checks import stretches
 
 MAX_VOCABULARY = 256
 """State columns of whole numbers with no more distinct values than this are listed as one."""

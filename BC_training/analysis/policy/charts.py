@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from BC_training.analysis.plots import STYLE, drawable
 from BC_training.common import metrics
-from BC_training.common.episodes import stretches
+from gameplay_pipeline.store.checks import stretches
 
 TICKS_A_ROW = 300
 """How many ticks a row of a timeline shows; longer episodes go on beneath."""
