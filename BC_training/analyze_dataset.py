@@ -1,4 +1,4 @@
-"""What is in a dataset, and what is wrong with it.
+"""Says what is in a dataset, and what is wrong with it.
 
 uv run -m BC_training.analyze_dataset --dataset dataset/boss_arena.zarr [--html FILE] [--json FILE]
 """
@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from rich.table import Table
 
-from BC_training.analysis.dataset import checks as health
-from BC_training.analysis.dataset import page, reaction, statistics
+from BC_training.analysis.dataset import checks, page, reaction, statistics
 from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 
-LISTED = 50
-"""Errors, and warnings, that the console names."""
+MAX_LISTED = 50
+"""How many errors, and how many warnings, the console lists."""
 
 
 def _print(summary: Mapping[str, Any]) -> None:
+    """The dataset as a whole, its actions, its state."""
     out = console.make_console()
     channels, height, width = summary["frame_shape"]
     lengths, fps = summary["lengths"], summary["fps"]
@@ -35,20 +36,28 @@ def _print(summary: Mapping[str, Any]) -> None:
         f"resized by {summary['resize']}"
     )
     out.print(f"lengths {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
+    out.print(_action_table(summary["actions"]))
+    out.print(
+        f"nothing pressed in {100 * summary['rows_with_no_action']:.1f} % of ticks, several "
+        f"actions in {100 * summary['rows_with_several_actions']:.1f} %"
+    )
+    for pair in summary["co_pressed"][:8]:
+        out.print(f"  {' + '.join(pair['actions'])}: {100 * pair['frequency']:.2f} %")
+    if summary["state"]:
+        out.print(_state_table(summary["state"]))
+    for name, row in summary["state"].items():
+        if row["vocabulary"]:
+            common = list(row["vocabulary"].items())[:6]
+            listed = ", ".join(f"{value} ({count:,})" for value, count in common)
+            out.print(f"{name}: {len(row['vocabulary'])} ids, commonest {listed}")
 
+
+def _action_table(actions: Mapping[str, Mapping[str, Any]]) -> Table:
     table = console.make_table("Actions")
     table.add_column("action", no_wrap=True)
-    for name in (
-        "% of ticks",
-        "presses",
-        "median ms",
-        "ticks",
-        "longest",
-        "w inverse",
-        "w positive",
-    ):
+    for name in ("% of ticks", "presses", "median ms", "ticks", "longest", "class weight"):
         table.add_column(name, justify="right")
-    for name, row in summary["actions"].items():
+    for name, row in actions.items():
         table.add_row(
             name,
             f"{100 * row['frequency']:.2f}",
@@ -56,31 +65,20 @@ def _print(summary: Mapping[str, Any]) -> None:
             _number(row["median_press_ms"], 0),
             _number(row["median_press_ticks"], 1),
             str(row["longest_press_ticks"] or "-"),
-            f"{row['class_weight_inverse_frequency']:.2f}",
-            f"{row['class_weight_positive']:.2f}",
+            f"{row['class_weight']:.2f}",
         )
-    out.print(table)
-    out.print(
-        f"nothing pressed in {100 * summary['rows_with_no_action']:.1f} % of ticks, several "
-        f"actions in {100 * summary['rows_with_several_actions']:.1f} %"
-    )
-    for pair in summary["co_pressed"][:8]:
-        out.print(f"  {' + '.join(pair['actions'])}: {100 * pair['frequency']:.2f} %")
+    return table
 
-    if summary["state"]:
-        table = console.make_table("State")
-        table.add_column("attribute", no_wrap=True)
-        for name in ("min", "mean", "max", "distinct", "not finite"):
-            table.add_column(name, justify="right")
-        for name, row in summary["state"].items():
-            cells = (_number(row[key], 1) for key in ("min", "mean", "max"))
-            table.add_row(name, *cells, str(row["distinct"]), str(row["not_finite"]))
-        out.print(table)
-    for name, row in summary["state"].items():
-        if row["vocabulary"]:
-            common = list(row["vocabulary"].items())[:6]
-            listed = ", ".join(f"{value} ({count:,})" for value, count in common)
-            out.print(f"{name}: {len(row['vocabulary'])} ids, commonest {listed}")
+
+def _state_table(state: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = console.make_table("State")
+    table.add_column("attribute", no_wrap=True)
+    for name in ("min", "mean", "max", "distinct", "not finite"):
+        table.add_column(name, justify="right")
+    for name, row in state.items():
+        cells = (_number(row[key], 1) for key in ("min", "mean", "max"))
+        table.add_row(name, *cells, str(row["distinct"]), str(row["not_finite"]))
+    return table
 
 
 def _print_delays(summary: Mapping[str, Any]) -> None:
@@ -94,10 +92,10 @@ def _print_verdict(problems: Sequence[Problem]) -> None:
     out = console.make_console()
     errors = [problem for problem in problems if problem.severity == "error"]
     for kind, some in (("error", errors), ("warning", [p for p in problems if p not in errors])):
-        for problem in some[:LISTED]:
+        for problem in some[:MAX_LISTED]:
             out.print(f"{kind}: {problem}", style="red" if kind == "error" else "yellow")
-        if len(some) > LISTED:
-            out.print(f"and {len(some) - LISTED} more {kind}s; --json lists them all")
+        if len(some) > MAX_LISTED:
+            out.print(f"and {len(some) - MAX_LISTED} more {kind}s; --json lists them all")
     broken = len({problem.episode for problem in errors})
     out.print(
         "verdict: "
@@ -117,18 +115,18 @@ def analyze(
     strict: bool = False,
     threads: int = 2,
 ) -> int:
-    """Describes a dataset. Every frame is decoded once.
+    """Describes a dataset and checks it; every frame is decoded once.
 
     Args:
         dataset: a zarr directory, a .zip of one, or a URL of either.
-        html: write a page with plots and sample frames there, to be opened in a browser.
-        json: write the figures there.
+        html: a file to write a page with plots and sample frames to, for a browser.
+        json: a file to write all figures to.
         strict: exit with status 1 if there are errors.
-        threads: that decode.
+        threads: how many threads decode frames.
     """
     episodes = Episodes(dataset)
-    problems = health.inspect(episodes, threads=threads)
-    # What can't be decoded can't be looked at any further.
+    problems = checks.inspect(episodes, threads=threads)
+    # What can't be decoded can't be described either.
     unreadable = [p for p in problems if p.severity == "error" and p not in episodes.skipped]
     if unreadable:
         episodes.drop(unreadable)

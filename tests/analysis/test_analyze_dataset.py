@@ -249,7 +249,7 @@ def test_small_odd_datasets_have_a_page_too(tmp_path, lengths):
         group.create_array("actions", data=pressed, config={"write_empty_chunks": True})
     text = analyzed(tmp_path / "odd.zarr", tmp_path).read_text()
     assert "is never pressed" in text
-    assert "The dataset holds none." in text
+    assert "The dataset holds no game state." in text
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")

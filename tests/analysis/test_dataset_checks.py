@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from BC_training.analysis.dataset import checks as health
+from BC_training.analysis.dataset import checks
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import UserError
@@ -21,6 +21,18 @@ def change(group: Any, name: str, index: Any, value: Any) -> None:
 def replace(group: Any, name: str, array: np.ndarray) -> None:
     del group[name]
     group.create_array(name, data=array, config={"write_empty_chunks": True})
+
+
+def hold(made, group):
+    """Left is tapped now and then, and once its release is lost."""
+    pressed = np.zeros((50, 3), bool)
+    pressed[1::3, 0] = True
+    pressed[::7, 1:] = True
+    held = pressed.copy()
+    held[10:, 0] = True
+    root = zarr.open_group(made.path)
+    root["episode_2/actions"][:] = held
+    root["episode_0/actions"][:] = pressed[:40]
 
 
 def chunk(made, tick):
@@ -117,6 +129,9 @@ BREAKS = {
     "a copied episode": Break(copy, "error", "it is a copy of episode_1", "episode_9"),
     "an action never pressed": Break(never, "warning", "'hit' is never pressed", None),
     "an action always pressed": Break(always, "warning", "'left' is always pressed", None),
+    "a release that was lost": Break(
+        hold, "warning", "'left' is held for 40 ticks (2.4 s)", "episode_2", ticks=(10, 50)
+    ),
     "another rate": Break(
         lambda m, g: g.attrs.update(fps=30.0), "warning", "its fps is 30, the dataset's is 17"
     ),
@@ -136,7 +151,7 @@ BREAKS = {
 def test_each_is_found_and_named(made, name):
     broken = BREAKS[name]
     broken.do(made, zarr.open_group(made.path)["episode_1"])
-    found = health.inspect(Episodes(made.path))
+    found = checks.inspect(Episodes(made.path))
     (problem,) = [problem for problem in found if broken.what in problem.what]
     assert problem.severity == broken.severity
     assert problem.episode == broken.episode
@@ -151,7 +166,7 @@ def test_each_is_found_and_named(made, name):
 @pytest.mark.parametrize("layout", [{}, {"chunk": 16}, {"zarr_format": 3, "shard": 16}])
 def test_a_sound_dataset_has_no_problems(tmp_path, layout):
     made = make_dataset(tmp_path / "made.zarr", **layout)
-    assert health.inspect(Episodes(made.path)) == []
+    assert checks.inspect(Episodes(made.path)) == []
 
 
 def test_all_unreadable_chunks_are_listed_errors_first(tmp_path):
@@ -159,7 +174,7 @@ def test_all_unreadable_chunks_are_listed_errors_first(tmp_path):
     never(made, None)
     for number in (0, 1):
         chunk(made, number).write_bytes(b"")
-    found = health.inspect(Episodes(made.path))
+    found = checks.inspect(Episodes(made.path))
     assert [(problem.severity, problem.ticks) for problem in found] == [
         ("error", (0, 16)), ("error", (16, 30)), ("warning", None),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Values for a configuration that a dataset suggests, each with its reason."""
+"""Suggests values for a configuration from a dataset's figures, each with its reason."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import yaml
 
 HUMAN_SCATTER_S = 0.12
-"""By which a person misses the same moment from one time to the next."""
+"""By how much a person misses the same moment from one time to the next."""
 
 MIN_STEPS = 50
-"""In an epoch, below which a smaller batch is worth having."""
+"""An epoch of fewer steps is worth a smaller batch."""
 
 
 class Advice(NamedTuple):
-    """A value for a key."""
+    """A suggested value for a key of the configuration."""
 
     key: str
     value: Any
@@ -21,7 +21,7 @@ class Advice(NamedTuple):
 
 
 def advise(summary: Mapping[str, Any]) -> list[Advice]:
-    """What a dataset's figures suggest."""
+    """Suggests values from the figures of `statistics.summarize`."""
     episodes, fps = summary["episodes"], summary["fps"]
     few = episodes < 20
     train, val = (0.7, 0.3) if few else (0.8, 0.1)
@@ -31,7 +31,7 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
     while batch > 8 and summary["frames"] * train / batch < MIN_STEPS:
         batch //= 2
     gib = summary["raw_bytes"] / 2**30
-    found = [
+    advice = [
         Advice("dataset.path", summary["path"], "this dataset"),
         Advice(
             "dataset.train_ratio", train,
@@ -55,7 +55,7 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
         ),
     ]  # fmt: skip
     if fps is not None:
-        found.append(
+        advice.append(
             Advice(
                 "evaluation.onset_tolerance", max(1, round(HUMAN_SCATTER_S * fps)),
                 f"people miss the same moment by about {1000 * HUMAN_SCATTER_S:.0f} ms, at "
@@ -63,10 +63,10 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
             )
         )  # fmt: skip
     if any("state" in p["what"] for p in summary["problems"] if p["severity"] == "error"):
-        found.append(
+        advice.append(
             Advice("dataset.use_state", False, "episodes in which only the state is broken stay")
         )
-    return found
+    return advice
 
 
 def as_yaml(advice: list[Advice]) -> str:

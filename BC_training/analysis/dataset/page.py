@@ -1,4 +1,4 @@
-"""A dataset as one HTML page that needs nothing else."""
+"""Describes a dataset on one HTML page that needs no other file."""
 
 import base64
 import io
@@ -18,38 +18,38 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from BC_training.analysis.dataset import advice, reaction
-from BC_training.analysis.dataset.statistics import onsets
 from BC_training.analysis.plots import INK, STYLE, label
 from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
+from gameplay_pipeline.store.checks import stretches
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
 
 OFFSETS = (-8, -4, 0, 4, 8)
-"""Ticks around a press whose frames are shown."""
+"""Which ticks around a press are shown."""
 
 MAX_WIDTH = 240
-"""Of a shown frame, in pixels."""
+"""The widest that a frame is shown, in pixels."""
 
 FIRST, SECOND = "#3b6ea5", "#c2703d"
 
 NAMED_EPISODES = 60
-"""More than these are shown as a histogram."""
+"""More episodes than these are shown as a histogram of their lengths."""
 
 
 class Press(NamedTuple):
-    """The frames around a press."""
+    """A press and the frames around it."""
 
     action: str
     episode: str
     tick: int
     frames: list[tuple[int, str]]
-    """Offset in ticks, and the image as a data address."""
+    """Offset in ticks, and the image as a data URL."""
 
 
 def sample_presses(episodes: Episodes) -> list[Press]:
     """One press of each action, of median length, from the middle of the dataset."""
-    found = []
+    presses = []
     is_bgr = episodes.spec().frame.color_order == "BGR"
     columns = range(len(episodes.actions))
     for column in progress(columns, "Picking frames", len(columns)):
@@ -63,18 +63,16 @@ def sample_presses(episodes: Episodes) -> list[Press]:
             (at - tick, _as_address(image, is_bgr)) for at, image in zip(ticks, images, strict=True)
         ]
         name = episodes.actions[column]
-        found.append(Press(name, episodes.episodes[number].name, tick, shown))
-    return found
+        presses.append(Press(name, episodes.episodes[number].name, tick, shown))
+    return presses
 
 
 def _typical_press(episodes: Episodes, column: int) -> tuple[int | None, int]:
-    """The press of median length, of those the one in the middle."""
+    """Episode and tick of the press of median length; of several, the one in the middle."""
     presses = []
     for number, episode in enumerate(episodes.episodes):
         pressed = episode.actions[:, column]
-        for tick in onsets(pressed):
-            held = np.flatnonzero(~pressed[tick:])
-            presses.append((int(held[0]) if len(held) else episode.length - tick, number, tick))
+        presses += [(last - first, number, first) for first, last in stretches(pressed)]
     if not presses:
         return None, 0
     median = sorted(press[0] for press in presses)[len(presses) // 2]
@@ -93,11 +91,12 @@ def _as_address(frame: UInt8[np.ndarray, "H W C"], is_bgr: bool) -> str:
 
 
 def render(summary: Mapping[str, Any], presses: list[Press]) -> str:
-    """The page.
+    """The text of the page.
 
     Args:
-        summary: of `statistics.summarize`, with `delays` of `reaction.estimate`.
-        presses: sample frames.
+        summary: the figures of `statistics.summarize`, and as `delays` those of
+            `reaction.estimate`.
+        presses: sample frames, as `sample_presses` gives them.
     """
     suggested = advice.advise(summary)
     environment = jinja2.Environment(
@@ -132,7 +131,7 @@ def _plots(summary: Mapping[str, Any]) -> dict[str, Markup]:
 
 
 def _svg(figure: Figure) -> Markup:
-    """A figure as part of a page. Its texts are escaped by matplotlib."""
+    """A figure as part of the page. Matplotlib escapes its texts."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
         # Texts are drawn by the browser, which has more fonts.
@@ -143,7 +142,7 @@ def _svg(figure: Figure) -> Markup:
 
 
 def _grid(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of small plots, as many as asked for."""
+    """A figure with `count` small plots."""
     rows = -(-count // columns)
     figure = Figure(figsize=(10, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, at + 1) for at in range(count)]
@@ -254,7 +253,7 @@ def _delays(summary: Mapping[str, Any]) -> Markup:
 
 
 def _varying(summary: Mapping[str, Any]) -> list[str]:
-    """State attributes whose histogram says something: no constants, no ids."""
+    """State attributes whose histogram tells something: neither constants nor ids."""
     return [
         name
         for name, row in summary["state"].items()
@@ -277,7 +276,7 @@ def _state(summary: Mapping[str, Any]) -> Markup:
 
 
 def _dodged(summary: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Boss animations in which a dodge began."""
+    """The boss animations during which a dodge began."""
     animations = summary["dodges"]["animations"] if summary["dodges"] else {}
     return {number: row for number, row in animations.items() if row["delays"]}
 

@@ -1,4 +1,4 @@
-"""What is in a dataset, in figures: plain JSON data."""
+"""The figures of a dataset, as plain JSON data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,21 +12,21 @@ from BC_training.networks import losses
 from gameplay_pipeline.store.checks import stretches
 
 MAX_VOCABULARY = 256
-"""State columns of whole numbers with no more distinct values than this are listed as one."""
+"""A column of animation ids with at most so many distinct values is listed as a vocabulary."""
 
 
 PHASES = 20
-"""Equal parts of a fight over which the rate of pressing is shown."""
+"""In how many equal parts of a fight the rate of pressing is shown."""
 
 BINS = 24
-"""Of a state attribute's histogram."""
+"""How many bins the histogram of a state attribute has."""
 
 SHOWN_ANIMATIONS = 12
-"""Boss animations listed with the dodges they provoke, the commonest first."""
+"""How many boss animations are listed with the dodges they provoke, the commonest first."""
 
 
 def summarize(episodes: Episodes, problems: Sequence[Problem]) -> dict[str, Any]:
-    """All that the tables and the page show but frames and the delay, as plain JSON data."""
+    """Everything that the tables and the page show except frames and delays."""
     lengths = np.array([episode.length for episode in episodes.episodes])
     actions = np.concatenate([episode.actions for episode in episodes.episodes])
     spec, fps = episodes.spec(), episodes.fps()
@@ -76,9 +76,8 @@ def onsets(pressed: Bool[np.ndarray, "N"]) -> list[int]:
 def _actions(
     episodes: Episodes, actions: Bool[np.ndarray, "N A"], fps: float | None
 ) -> dict[str, Any]:
-    inverse = losses.class_weights(actions, "inverse_frequency")[0]
-    positive = losses.class_weights(actions, "positive")[0]
-    found = {}
+    weights = losses.class_weights(actions, "inverse_frequency")[0]
+    rows = {}
     for column, name in enumerate(episodes.actions):
         presses = [
             length
@@ -86,7 +85,7 @@ def _actions(
             for length in press_lengths(episode.actions[:, column])
         ]
         median = float(np.median(presses)) if presses else None
-        found[name] = {
+        rows[name] = {
             "frequency": float(actions[:, column].mean()),
             "presses": len(presses),
             "press_ticks": {
@@ -95,10 +94,9 @@ def _actions(
             "median_press_ticks": median,
             "longest_press_ticks": max(presses, default=None),
             "median_press_ms": None if median is None or fps is None else 1000 * median / fps,
-            "class_weight_inverse_frequency": float(inverse[column]),
-            "class_weight_positive": float(positive[column]),
+            "class_weight": float(weights[column]),
         }
-    return found
+    return rows
 
 
 def _co_pressed(names: tuple[str, ...], actions: Bool[np.ndarray, "N A"]) -> list[dict[str, Any]]:
@@ -114,11 +112,11 @@ def _co_pressed(names: tuple[str, ...], actions: Bool[np.ndarray, "N A"]) -> lis
 
 
 def _state(episodes: Episodes) -> dict[str, Any]:
-    known = [episode.state for episode in episodes.episodes if episode.state is not None]
-    if not known:
+    tables = [table for episode in episodes.episodes if (table := episode.state) is not None]
+    if not tables:
         return {}
-    state = np.concatenate(known)
-    found = {}
+    state = np.concatenate(tables)
+    rows = {}
     for column in range(state.shape[1]):
         name = episodes.state_names[column] if episodes.state_names else f"column {column}"
         values = state[:, column]
@@ -126,7 +124,7 @@ def _state(episodes: Episodes) -> dict[str, Any]:
         distinct, counts = np.unique(finite, return_counts=True)
         whole = len(finite) > 0 and bool((distinct == np.round(distinct)).all())
         is_vocabulary = whole and 1 < len(distinct) <= MAX_VOCABULARY and "Anim" in name
-        found[name] = {
+        rows[name] = {
             "min": float(finite.min()) if len(finite) else None,
             "mean": float(finite.mean(dtype=np.float64)) if len(finite) else None,
             "max": float(finite.max()) if len(finite) else None,
@@ -139,7 +137,7 @@ def _state(episodes: Episodes) -> dict[str, Any]:
             if is_vocabulary
             else None,
         }
-    return found
+    return rows
 
 
 def _histogram(values: Float[np.ndarray, "N"]) -> dict[str, list[Any]] | None:
@@ -167,9 +165,9 @@ def _rate_over_the_fight(episodes: Episodes) -> dict[str, list[float | None]]:
         phase = np.arange(episode.length) * PHASES // episode.length
         for part in np.unique(phase):
             rates[number, part] = episode.actions[phase == part].mean(axis=0)
-    known = ~np.isnan(rates)
-    counts = known.sum(axis=0)
-    means = np.where(known, rates, 0).sum(axis=0) / np.maximum(counts, 1)
+    is_reached = ~np.isnan(rates)
+    counts = is_reached.sum(axis=0)
+    means = np.where(is_reached, rates, 0).sum(axis=0) / np.maximum(counts, 1)
     return {
         name: [
             float(mean) if count else None
@@ -185,7 +183,7 @@ def _dodges(episodes: Episodes) -> dict[str, Any] | None:
     action = _find(episodes.actions, "dodge", "roll")
     if column is None or action is None or not all(e.has_state for e in episodes.episodes):
         return None
-    found: dict[int, dict[str, Any]] = {}
+    animations: dict[int, dict[str, Any]] = {}
     for episode in episodes.episodes:
         assert episode.state is not None
         ids = episode.state[:, column].astype(np.int64)
@@ -194,7 +192,7 @@ def _dodges(episodes: Episodes) -> dict[str, Any] | None:
         which = np.searchsorted(begins, dodges, "right") - 1
         ends = np.append(begins[1:], episode.length)
         for number, (begin, end) in enumerate(zip(begins.tolist(), ends.tolist(), strict=True)):
-            row = found.setdefault(
+            row = animations.setdefault(
                 int(ids[begin]), {"times": 0, "ticks": 0, "dodged": 0, "delays": []}
             )
             delays = (dodges[which == number] - begin).tolist()
@@ -202,7 +200,7 @@ def _dodges(episodes: Episodes) -> dict[str, Any] | None:
             row["ticks"] += end - begin
             row["dodged"] += bool(delays)
             row["delays"] += delays
-    common = sorted(found.items(), key=lambda item: -item[1]["times"])[:SHOWN_ANIMATIONS]
+    common = sorted(animations.items(), key=lambda item: -item[1]["times"])[:SHOWN_ANIMATIONS]
     return {
         "attribute": episodes.state_names[column],
         "action": episodes.actions[action],
