@@ -149,9 +149,9 @@ def in_threads(job: Callable[[int], int], seconds: float, threads: int) -> float
 def decode_only(path: Path, frames_per_chunk: int) -> Rate:
     """Chunks that are in memory already, decoded into memory that is there already."""
     frames = Episodes(path).episodes[0].frames
-    spans = [frames.span((number, 0, 0, 0)) for number in range(frames.chunk_count)]
+    spans = [frames.span((number, 0, 0, 0)) for number in range(frames.layout.chunks[0])]
     raw = [bytes(r) for r in frames.storage.fetch([s for s in spans if s]) if r is not None]
-    size = frames.size
+    size = frames.layout.chunk_bytes
 
     def rate(seconds: float) -> float:
         targets = [np.empty(size, np.uint8) for _ in range(THREADS)]

@@ -111,11 +111,7 @@ def _state_metadata_faults(state: Array | None, length: int, expected: Expected)
 
 def missing_frames(entry: Entry) -> Iterator[Fault]:
     """Yields the frames whose chunks are not there; zarr itself would take them for black."""
-    frames = entry.arrays["frames"]
-    absent = np.zeros(frames.shape[0], bool)
-    for number in frames.missing() or ():
-        absent[number * frames.chunk_length : (number + 1) * frames.chunk_length] = True
-    for ticks in stretches(absent):
+    for ticks in entry.arrays["frames"].missing() or ():
         yield Fault("its frames are missing on disk", ticks)
 
 

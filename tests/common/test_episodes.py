@@ -81,8 +81,8 @@ BREAKS = {
     "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
     "no array 'frames'": lambda g: g.__delitem__("frames"),
     "no array 'actions'": lambda g: g.__delitem__("actions"),
-    "actions is a single value": lambda g: replace(g, "actions", np.array(True)),
-    "timestamps are": lambda g: g.create_array("timestamps", data=np.full(30, b"12:00:01")),
+    "actions: it is a single value": lambda g: replace(g, "actions", np.array(True)),
+    "timestamps: its type": lambda g: g.create_array("timestamps", data=np.full(30, b"12:00:01")),
     "it is empty": lambda g: [replace(g, n, g[n][:0]) for n in ("frames", "actions", "state")],
 }
 

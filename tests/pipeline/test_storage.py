@@ -15,7 +15,8 @@ import zarr
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import expand, is_url
-from gameplay_pipeline.store.storage import Span, open_storage
+from gameplay_pipeline.store.span import Span
+from gameplay_pipeline.store.storage import open_storage
 from tests.support.made_data import make_dataset, zipped
 from tests.support.web import Whole
 
