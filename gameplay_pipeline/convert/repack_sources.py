@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from gameplay_pipeline.convert.exporting import find_entry, open_reader, unnamed_data
 from gameplay_pipeline.plumbing.errors import DataError, UserError
-from gameplay_pipeline.store.reader import Array, Entry, Reader, read_blocks, read_frames
+from gameplay_pipeline.store.reader import Array, Entry, Reader, read_chunks, read_frames
 
 CHANNELS = {1: "grey", 3: "RGB", 4: "RGB with an alpha channel"}
 """What frames with a number of channels are taken for; of BGR, likewise."""
@@ -215,7 +215,7 @@ def read_rows(array: Array, rows: Int[np.ndarray, "n"]) -> npt.NDArray[Any]:
     values = np.empty((len(rows), *array.shape[1:]), array.dtype)
     numbers = rows // array.chunk_length
     wanted = np.unique(numbers).tolist()
-    for number, chunk in zip(wanted, read_blocks([(array, n) for n in wanted]), strict=True):
+    for number, chunk in zip(wanted, read_chunks([(array, n) for n in wanted]), strict=True):
         inside = numbers == number
         values[inside] = chunk[rows[inside] - number * array.chunk_length]
     return values

@@ -117,11 +117,9 @@ class Reader:
         (metadata,) = self._fetch_metadata([f"{key}/{name}"])
         if metadata is None:
             return None
-        make = _array_v3 if self.zarr_format == 3 else _array_v2
-        try:
-            return make(self._storage, key, metadata)
-        except Exception as error:  # whatever damaged metadata may raise
-            raise DataError(f"{key}: its metadata can't be read: {error!s}") from error
+        if isinstance(metadata, Exception):
+            raise DataError(f"{key}: its metadata can't be read: {metadata}") from metadata
+        return Array(self._storage, key, layout.parse(key, metadata))
 
     def _read_root(self) -> tuple[int, dict[str, Any]]:
         new, group, attributes = self._fetch_metadata(["zarr.json", ".zgroup", ".zattrs"])

@@ -111,7 +111,7 @@ def frames_of(location: Path):
 
 
 @pytest.mark.filterwarnings("ignore")  # zarr says that some codecs are not in format 3 yet
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_any_layout_is_read_as_zarr_python_wrote_it(case):
     with tempfile.TemporaryDirectory() as name:
