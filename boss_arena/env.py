@@ -10,14 +10,8 @@ from gymnasium import spaces
 from boss_arena import moves
 from boss_arena.attributes import ACTIONS, ATTRIBUTES, LARGEST, NPC_ID, NPC_Y_OFFSET, ORIGIN, WHOLE
 from boss_arena.expert import Expert
-from boss_arena.fight import (
-    BOSS_MAX_HP,
-    HERO_MAX_FP,
-    HERO_MAX_HP,
-    HERO_MAX_SP,
-    Buttons,
-    Fight,
-)
+from boss_arena.fight import Buttons, Fight
+from boss_arena.fighters import BOSS_MAX_HP, HERO_MAX_FP, HERO_MAX_HP, HERO_MAX_SP
 from boss_arena.renderer import Renderer
 from boss_arena.styles import STYLES
 

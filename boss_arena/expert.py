@@ -10,7 +10,8 @@ import numpy as np
 
 from boss_arena import moves
 from boss_arena.attributes import NPC_Y_OFFSET
-from boss_arena.fight import JOG, OUT_OF_SIGHT, wrap
+from boss_arena.fight import JOG, OUT_OF_SIGHT
+from boss_arena.geometry import wrap
 from boss_arena.moves import MOVES, Move
 from boss_arena.styles import BALANCED, Style
 

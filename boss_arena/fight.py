@@ -6,40 +6,47 @@ from typing import NamedTuple
 import numpy as np
 
 from boss_arena import moves
+from boss_arena.fighters import (
+    BOSS_MAX_HP,
+    HERO_MAX_HP,
+    HERO_MAX_SP,
+    ROAR_TICKS,
+    ROLL_TICKS,
+    STAGGER_TICKS,
+    TIRED_ROLL_TICKS,
+    Boss,
+    Hero,
+)
+from boss_arena.geometry import inside, side, turn, wrap
+from boss_arena.missiles import Dagger, Ring
 from boss_arena.moves import COMBO, MOVES, TICKS_PER_SECOND, Move
-from boss_arena.scene import COURT_HALF, Figure, Phase, Scene
+from boss_arena.scene import Scene
 
 DT = 1 / TICKS_PER_SECOND
 MAX_TICKS = 90 * TICKS_PER_SECOND
 
-HERO_MAX_HP, HERO_MAX_SP, HERO_MAX_FP = 1302.0, 118.0, 95.0
-BOSS_MAX_HP = 4174.0
 SECOND_PHASE = 0.5
 
 JOG, STRAFE, DASH = 4.8, 3.2, 6.4  # metres a second
 HERO_TURN, BOSS_TURN = 9.0, 3.2  # radians a second
 BUFFER_TICKS = 4
-"""A press is remembered for so long while the hero can't act on it."""
+"""Ticks for which a press is remembered while the hero can't act on it."""
 
-ROLL_TICKS, TIRED_ROLL_TICKS = 13, 18
-ROLL_MOVING, ROLL_WAY = 10, 3.8
+ROLL_MOVING, ROLL_LENGTH = 10, 3.8
 ROLL_SAFE = 6
 """Invulnerable ticks of a roll, from its second tick on."""
 ROLL_SPAM_TICKS, ROLL_SPAM_LOSS = 8, 2
-"""A roll that begins so soon after another loses so many invulnerable ticks, adding up."""
+"""A roll that begins within so many ticks of the last one loses so many invulnerable ticks, which
+adds up from roll to roll."""
 ROLL_COST, ATTACK_COST, DASH_COST = 16.0, 17.0, 14.0 * DT
-STAMINA_PER_TICK, STAMINA_PAUSE = 45.0 * DT, 8
+STAMINA_PER_TICK = 45.0 * DT
 
 SWORD_REACH, SWORD_HALF_ARC = 2.9, math.radians(60)
-STAGGER_TICKS, STAGGER_SAFE = 14, 9
 LOCK_RANGE = 22.0
 OUT_OF_SIGHT = 1.5
 """Height above the ground at which the boss leaves the picture, and the lock is lost."""
 BODY_GAP = 1.3
 """Fighters don't come closer than this."""
-DAGGER_SPEED, DAGGER_SIZE = 17.0, 0.6
-RING_SPEED = 17.0
-ROAR_TICKS = 26
 
 
 class Buttons(NamedTuple):
@@ -52,107 +59,6 @@ class Buttons(NamedTuple):
     attack: bool
     move_back: bool
     move_forward: bool
-
-
-class Dagger(NamedTuple):
-    x: float
-    y: float
-    yaw: float
-    left: int
-    """Ticks until it is spent."""
-
-
-class Ring(NamedTuple):
-    x: float
-    y: float
-    radius: float
-    reach: float
-    damage: float
-
-
-def wrap(angle: float) -> float:
-    """An angle in (-pi, pi]."""
-    return math.pi - (math.pi - angle) % (2 * math.pi)
-
-
-class Hero:
-    """The hero's state. `doing` is free, roll, attack, stagger or dead; `tick` counts within it."""
-
-    def __init__(self, x: float, y: float, yaw: float):
-        self.x, self.y, self.yaw = x, y, yaw
-        self.hp, self.sp = HERO_MAX_HP, HERO_MAX_SP
-        self.doing, self.tick = "free", 0
-        self.combo = 0
-        self.struck = False
-        """Whether the blow in progress has hit."""
-        self.roll_yaw = 0.0
-        self.roll_way = 0.0
-        self.roll_safe = 0
-        self.roll_ticks = ROLL_TICKS
-        self.rolled_ago = 1000
-        self.spam = 0
-        self.rest = 0
-        self.walk: str | None = None
-        self.walk_lean = 0.0
-        self.dashing = False
-        self.stride = 0.0
-
-    @property
-    def safe(self) -> bool:
-        """Whether blows pass through."""
-        if self.doing == "roll":
-            return 1 <= self.tick <= self.roll_safe
-        return self.doing == "dead" or (self.doing == "stagger" and self.tick < STAGGER_SAFE)
-
-    def begin(self, doing: str) -> None:
-        self.doing, self.tick = doing, 0
-
-    def animation(self) -> int:
-        if self.doing == "roll":
-            if self.roll_ticks == TIRED_ROLL_TICKS:
-                return moves.HERO_TIRED_ROLL
-            return moves.HERO_ROLL if self.roll_way > 0 else moves.HERO_BACKSTEP
-        if self.doing == "attack":
-            return moves.HERO_ATTACKS[self.combo]
-        if self.doing == "stagger":
-            return moves.HERO_STAGGER
-        if self.doing == "dead":
-            return moves.HERO_DEAD
-        if self.walk is None:
-            return moves.HERO_IDLE
-        return moves.HERO_DASH if self.dashing else moves.HERO_WALK[self.walk]
-
-
-class Boss:
-    """The boss's state. With no `move` it waits, walking or strafing, for `wait` more ticks."""
-
-    def __init__(self, x: float, y: float, yaw: float):
-        self.x, self.y, self.z, self.yaw = x, y, 0.0, yaw
-        self.hp = BOSS_MAX_HP
-        self.move: Move | None = None
-        self.tick = 0
-        self.wait = 8
-        self.strafe = 0
-        self.walking = False
-        self.hit = False
-        """Whether the strike in progress has hit."""
-        self.takeoff = (0.0, 0.0, 0.0, 0.0)
-        """Where a leap began and where it ends."""
-        self.second_phase = False
-        self.roar = 0
-        self.stride = 0.0
-        self.last = ""
-
-    def animation(self) -> int:
-        if self.hp <= 0:
-            return moves.BOSS_DEAD
-        if self.roar:
-            return moves.BOSS_ROAR
-        if self.move is not None:
-            return self.move.animation
-        if self.walking:
-            return moves.BOSS_WALK
-        return moves.BOSS_STRAFE if self.strafe else moves.BOSS_IDLE
 
 
 class Fight:
@@ -209,7 +115,7 @@ class Fight:
         if self.boss.z > OUT_OF_SIGHT or self.distance() >= LOCK_RANGE:
             self.locked = False
         if self.locked:
-            self.camera_yaw = _turn(self.camera_yaw, self.bearing(), 6.0 * DT)
+            self.camera_yaw = turn(self.camera_yaw, self.bearing(), 6.0 * DT)
 
     def _remember(self, buttons: Buttons) -> None:
         if buttons.dodge and not self._before.dodge:
@@ -253,7 +159,7 @@ class Fight:
         if self._wanted == "attack" and self._start_attack(0):
             return
         if self.locked:
-            hero.yaw = _turn(hero.yaw, self.bearing(), HERO_TURN * DT)
+            hero.yaw = turn(hero.yaw, self.bearing(), HERO_TURN * DT)
         if way is None:
             return
         yaw = self.camera_yaw + way
@@ -261,14 +167,14 @@ class Fight:
         speed = JOG if abs(way) < 1 else STRAFE
         if hero.dashing:
             speed = DASH
-            self._spend(DASH_COST)
+            hero.spend(DASH_COST)
         if not self.locked:
-            hero.yaw = _turn(hero.yaw, yaw, HERO_TURN * DT)
+            hero.yaw = turn(hero.yaw, yaw, HERO_TURN * DT)
             speed = max(speed, JOG)
         self._move_hero(yaw, speed * DT)
         hero.stride += speed * DT * 2.2
         hero.walk_lean = wrap(yaw - hero.yaw)
-        hero.walk = _side(hero.walk_lean)
+        hero.walk = side(hero.walk_lean)
 
     def _start_roll(self, way: float | None) -> bool:
         hero = self.hero
@@ -279,10 +185,10 @@ class Fight:
         hero.roll_ticks = TIRED_ROLL_TICKS if tired else ROLL_TICKS
         hero.roll_safe = 0 if tired else max(ROLL_SAFE - ROLL_SPAM_LOSS * hero.spam, 0)
         hero.roll_yaw = hero.yaw if way is None else self.camera_yaw + way
-        hero.roll_way = -1.8 if way is None else ROLL_WAY
+        hero.roll_way = -1.8 if way is None else ROLL_LENGTH
         if not self.locked and way is not None:
             hero.yaw = wrap(hero.roll_yaw)
-        self._spend(ROLL_COST)
+        hero.spend(ROLL_COST)
         self._wanted_left = 0
         hero.begin("roll")
         return True
@@ -300,9 +206,9 @@ class Fight:
         if hero.sp <= 0:
             return False
         if self.locked:
-            hero.yaw = _turn(hero.yaw, self.bearing(), 0.6)
+            hero.yaw = turn(hero.yaw, self.bearing(), 0.6)
         hero.combo, hero.struck = combo, False
-        self._spend(ATTACK_COST)
+        hero.spend(ATTACK_COST)
         self._wanted_left = 0
         hero.begin("attack")
         return True
@@ -337,10 +243,6 @@ class Fight:
             boss.roar = ROAR_TICKS
             boss.move, boss.z = None, 0.0
 
-    def _spend(self, stamina: float) -> None:
-        self.hero.sp = max(self.hero.sp - stamina, 0.0)
-        self.hero.rest = STAMINA_PAUSE
-
     def _wound_hero(self, damage: float, yaw: float) -> None:
         hero = self.hero
         hero.hp = max(hero.hp - damage, 0.0)
@@ -365,7 +267,7 @@ class Fight:
     def _boss_waits(self) -> None:
         boss, distance = self.boss, self.distance()
         towards = wrap(self.bearing() + math.pi)
-        boss.yaw = _turn(boss.yaw, towards, BOSS_TURN * DT)
+        boss.yaw = turn(boss.yaw, towards, BOSS_TURN * DT)
         boss.wait -= 1
         boss.walking = distance > 3.0
         if boss.walking:
@@ -377,31 +279,16 @@ class Fight:
         if boss.wait > 0 or abs(wrap(towards - boss.yaw)) > 0.9:
             return
         if distance <= 4.5 or self._rng.random() < 0.15:
-            self._start(self._choose(min(distance, 20.0)))
-
-    def _choose(self, distance: float) -> Move:
-        boss = self.boss
-        fits = [
-            move
-            for move in MOVES.values()
-            if move.distance[0] <= distance <= move.distance[1]
-            and (move.name != boss.last or move.dagger)
-        ]
-        weights = np.array([move.weights[boss.second_phase] for move in fits])
-        return fits[int(self._rng.choice(len(fits), p=weights / weights.sum()))]
-
-    def _start(self, move: Move) -> None:
-        boss = self.boss
-        boss.move, boss.tick, boss.hit, boss.last = move, 0, False, move.name
+            boss.start(boss.choose(min(distance, 20.0), self._rng))
 
     def _boss_attacks(self, move: Move) -> None:
         boss = self.boss
         rise = move.ramp + move.hold
         strike = boss.tick - move.windup
         if boss.tick <= move.turning * rise:
-            boss.yaw = _turn(boss.yaw, wrap(self.bearing() + math.pi), BOSS_TURN * DT)
+            boss.yaw = turn(boss.yaw, wrap(self.bearing() + math.pi), BOSS_TURN * DT)
         if move.flight and rise <= boss.tick <= move.windup:
-            self._fly(move, boss.tick - rise)
+            boss.fly(move, boss.tick - rise, self.distance(), wrap(self.bearing() + math.pi))
         elif move.lunge and -3 <= strike < move.active:
             gap = self.distance() - BODY_GAP - 0.2
             step = move.lunge / (move.active + 3)
@@ -426,73 +313,45 @@ class Fight:
         if strike == 0 and move.dagger:
             self.daggers.append(Dagger(boss.x, boss.y, wrap(self.bearing() + math.pi), 26))
         if strike == 0 and move.ring:
-            centre = self._point(move)
+            centre = boss.point(move)
             self.rings.append(Ring(*centre, 1.0, move.ring, 0.5 * move.damage))
         if swings and not boss.hit and move.reach and self._boss_hits(move):
             boss.hit = True
             if not self.hero.safe:
                 self._wound_hero(move.damage, wrap(self.bearing() + math.pi))
 
-    def _point(self, move: Move) -> tuple[float, float]:
-        """Where a shockwave begins: under a leap, at the end of a hammer."""
-        far = 0.0 if move.flight else 0.6 * move.reach
-        return (
-            self.boss.x + far * math.cos(self.boss.yaw),
-            self.boss.y + far * math.sin(self.boss.yaw),
-        )
-
     def _boss_hits(self, move: Move) -> bool:
         off = abs(wrap(self.bearing() + math.pi - self.boss.yaw))
         return self.distance() <= move.reach and off <= move.half_arc
 
     def _chain(self, move: Move) -> None:
+        boss = self.boss
         draw = self._rng.random()
         near = self.distance() < 4.5
-        if near and self.hero.doing == "roll" and not self.boss.hit and draw > 0.85:
-            self._start(MOVES[moves.PUNISH])
+        if near and self.hero.doing == "roll" and not boss.hit and draw > 0.85:
+            boss.start(MOVES[moves.PUNISH])
             return
         for chain in move.chains:
             if draw < chain.chance:
                 if near or MOVES[chain.move].dagger or MOVES[chain.move].flight:
-                    self._start(MOVES[chain.move])
+                    boss.start(MOVES[chain.move])
                 return
             draw -= chain.chance
-
-    def _fly(self, move: Move, tick: int) -> None:
-        boss = self.boss
-        if tick == 0:
-            short = max(self.distance() - 1.5, 0.0)
-            yaw = wrap(self.bearing() + math.pi)
-            boss.yaw = yaw
-            boss.takeoff = (
-                boss.x, boss.y, boss.x + short * math.cos(yaw), boss.y + short * math.sin(yaw),
-            )  # fmt: skip
-        share = tick / move.flight
-        x0, y0, x1, y1 = boss.takeoff
-        boss.x, boss.y = x0 + share * (x1 - x0), y0 + share * (y1 - y0)
-        boss.z = 4 * 2.6 * share * (1 - share)
 
     def _missiles(self) -> None:
         hero = self.hero
         flying = []
         for dagger in self.daggers:
-            x = dagger.x + DAGGER_SPEED * DT * math.cos(dagger.yaw)
-            y = dagger.y + DAGGER_SPEED * DT * math.sin(dagger.yaw)
-            near = _closest(dagger.x, dagger.y, x, y, hero.x, hero.y) < DAGGER_SIZE
-            if near and hero.hp > 0 and not hero.safe:
+            if dagger.hits(hero.x, hero.y) and hero.hp > 0 and not hero.safe:
                 self._wound_hero(MOVES["throw"].damage, dagger.yaw)
             elif dagger.left > 1:
-                flying.append(Dagger(x, y, dagger.yaw, dagger.left - 1))
+                flying.append(dagger.moved())
         self.daggers = flying
-        rings = []
         for ring in self.rings:
-            radius = ring.radius + RING_SPEED * DT
-            gap = math.hypot(hero.x - ring.x, hero.y - ring.y)
-            if ring.radius < gap <= radius and hero.hp > 0 and not hero.safe:
+            if ring.reaches(hero.x, hero.y) and hero.hp > 0 and not hero.safe:
                 self._wound_hero(ring.damage, math.atan2(hero.y - ring.y, hero.x - ring.x))
-            if radius < ring.reach:
-                rings.append(ring._replace(radius=radius))
-        self.rings = rings
+        grown = [ring.grown() for ring in self.rings]
+        self.rings = [ring for ring in grown if ring.radius < ring.reach]
 
     def _separate(self) -> None:
         gap = self.distance()
@@ -501,19 +360,19 @@ class Fight:
             self._move_hero(self.bearing() + math.pi, push)
 
     def _move_hero(self, yaw: float, way: float) -> None:
-        self.hero.x = _inside(self.hero.x + way * math.cos(yaw))
-        self.hero.y = _inside(self.hero.y + way * math.sin(yaw))
+        self.hero.x = inside(self.hero.x + way * math.cos(yaw))
+        self.hero.y = inside(self.hero.y + way * math.sin(yaw))
 
     def _move_boss(self, yaw: float, way: float) -> None:
-        self.boss.x = _inside(self.boss.x + way * math.cos(yaw))
-        self.boss.y = _inside(self.boss.y + way * math.sin(yaw))
+        self.boss.x = inside(self.boss.x + way * math.cos(yaw))
+        self.boss.y = inside(self.boss.y + way * math.sin(yaw))
 
     def scene(self) -> Scene:
         """The tick as the renderer draws it."""
         hero, boss = self.hero, self.boss
         return Scene(
-            hero=self._hero_figure(),
-            boss=self._boss_figure(),
+            hero=hero.figure(),
+            boss=boss.figure(),
             camera_yaw=self.camera_yaw,
             locked=self.locked,
             hero_health=hero.hp / HERO_MAX_HP,
@@ -526,73 +385,3 @@ class Fight:
                 (ring.x, ring.y, ring.radius, 1 - ring.radius / ring.reach) for ring in self.rings
             ),
         )
-
-    def _hero_figure(self) -> Figure:
-        hero = self.hero
-        pose, phase, progress, lean = hero.doing, "loop", 0.0, 0.0
-        if hero.doing == "free":
-            pose = "idle" if hero.walk is None else "walk"
-            lean = hero.walk_lean
-        elif hero.doing == "roll":
-            progress = hero.tick / hero.roll_ticks
-            lean = wrap(hero.roll_yaw - hero.yaw) if hero.roll_way > 0 else math.pi
-        elif hero.doing == "attack":
-            blow = COMBO[hero.combo]
-            phase, progress = _phase(
-                hero.tick, blow.windup, blow.windup, blow.active, blow.recovery
-            )
-        elif hero.doing == "stagger":
-            progress = hero.tick / STAGGER_TICKS
-        return Figure(
-            hero.x, hero.y, 0.0, hero.yaw, pose, phase, progress, hero.stride, hero.combo, lean
-        )
-
-    def _boss_figure(self) -> Figure:
-        boss, move = self.boss, self.boss.move
-        pose, phase, progress = "idle", "loop", 0.0
-        if boss.hp <= 0:
-            pose = "dead"
-        elif boss.roar:
-            pose, progress = "roar", 1 - boss.roar / ROAR_TICKS
-        elif move is not None:
-            pose = move.pose
-            rise = move.ramp + move.hold
-            active = move.flight + move.active + move.second_hit
-            phase, progress = _phase(boss.tick, move.ramp, rise, active, move.recovery)
-        elif boss.walking or boss.strafe:
-            pose = "walk"
-        return Figure(boss.x, boss.y, boss.z, boss.yaw, pose, phase, progress, boss.stride)
-
-
-def _phase(tick: int, ramp: int, rise: int, active: int, recovery: int) -> tuple[Phase, float]:
-    """Phase and progress of an attack: rises over `ramp`, strikes from `rise` on."""
-    if tick < rise:
-        return "windup", min(tick, ramp - 1) / ramp
-    if tick < rise + active:
-        return "active", (tick - rise) / active
-    return "recovery", min((tick - rise - active) / recovery, 1.0)
-
-
-def _turn(yaw: float, target: float, most: float) -> float:
-    off = wrap(target - yaw)
-    return wrap(yaw + max(-most, min(most, off)))
-
-
-def _side(lean: float) -> str:
-    if abs(lean) < math.pi / 4:
-        return "forward"
-    if abs(lean) > 3 * math.pi / 4:
-        return "back"
-    return "left" if lean > 0 else "right"
-
-
-def _inside(coordinate: float) -> float:
-    edge = COURT_HALF - 1
-    return max(-edge, min(edge, coordinate))
-
-
-def _closest(x0: float, y0: float, x1: float, y1: float, x: float, y: float) -> float:
-    """Distance of a point from a segment."""
-    dx, dy = x1 - x0, y1 - y0
-    share = max(0.0, min(1.0, ((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy)))
-    return math.hypot(x0 + share * dx - x, y0 + share * dy - y)

@@ -10,16 +10,9 @@ from gymnasium.utils.env_checker import check_env
 from boss_arena import moves
 from boss_arena.attributes import ACTIONS, ATTRIBUTES, WHOLE
 from boss_arena.env import BossArena
-from boss_arena.fight import (
-    BOSS_MAX_HP,
-    HERO_MAX_HP,
-    HERO_MAX_SP,
-    ROLL_SAFE,
-    STAGGER_TICKS,
-    Buttons,
-    Fight,
-    wrap,
-)
+from boss_arena.fight import ROLL_SAFE, Buttons, Fight
+from boss_arena.fighters import BOSS_MAX_HP, HERO_MAX_HP, HERO_MAX_SP, STAGGER_TICKS
+from boss_arena.geometry import wrap
 from boss_arena.moves import MOVES, PUNISH
 
 NOTHING = Buttons(*[False] * 7)
@@ -230,7 +223,7 @@ def test_half_its_health_begins_the_second_phase():
     def chosen(second):
         fight = Fight(3)
         fight.boss.second_phase = second
-        return {fight._choose(2.5).name for _ in range(300)}
+        return {fight.boss.choose(2.5, fight._rng).name for _ in range(300)}
 
     assert {"hammer", "spin"} <= chosen(True)
     assert not {"hammer", "spin"} & chosen(False)
