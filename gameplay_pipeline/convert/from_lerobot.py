@@ -52,6 +52,9 @@ CHANNELS = (1, 3, 4)
 MAX_LOST = 0.25
 """Share of an episode's rows without a frame above which the video can't be meant for it."""
 
+LONGEST_S = 1e9
+"""Seconds that no video has; a time above is damage."""
+
 PLACEHOLDER = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
 """What LeRobot's templates of paths contain: {video_key}, {chunk_index:03d}."""
 
@@ -196,14 +199,17 @@ def _locations(job: FromLeRobot, meta: dict[str, Any], camera: str) -> Iterator[
         for row in rows:
             in_data = {name: row[f"data/{name}"] for name in ("chunk_index", "file_index")}
             in_video = {name: row[f"{video}/{name}"] for name in ("chunk_index", "file_index")}
+            start = row[f"{video}/from_timestamp"]
             if not isinstance(row["episode_index"], int) or not isinstance(row["length"], int):
                 raise UserError(f"{file}: episode_index and length must be whole numbers")
+            if not isinstance(start, int | float) or not 0 <= start < LONGEST_S:
+                raise UserError(f"{file}: {video}/from_timestamp is {start}, not a time")
             yield Location(
                 row["episode_index"],
                 row["length"],
                 _inside(job, "data_path", meta["data_path"], in_data),
                 _inside(job, "video_path", meta["video_path"], {"video_key": camera, **in_video}),
-                float(row[f"{video}/from_timestamp"] or 0),
+                start,
                 row["tasks"],
             )
 
@@ -324,13 +330,16 @@ def _read_rows(
     if info.attributes:
         widths[STATE] = len(info.attributes)
     rows = _read_columns(job.source / place.data, widths, [("episode_index", "=", place.number)])
-    if not np.array_equal(rows["frame_index"][:, 0], np.arange(place.length)):
+    frame_index, times = rows["frame_index"][:, 0], rows["timestamp"][:, 0]
+    length = len(frame_index)
+    if length != place.length or not np.array_equal(frame_index, np.arange(length)):
         raise DataError(f"{place.data} does not contain its {place.length} frames in order")
-    if place.length == 0:
+    if length == 0:
         raise DataError("it is empty")
-    still = np.flatnonzero(~(np.diff(rows["timestamp"][:, 0]) > 0)).tolist()
-    if still:
+    if still := np.flatnonzero(~(np.diff(times) > 0)).tolist():
         raise DataError(f"{place.data}: the timestamp of its row {still[0] + 1} does not rise")
+    if not (times[0] >= 0 and times[-1] < LONGEST_S):
+        raise DataError(f"{place.data}: its timestamps go from {times[0]:g} to {times[-1]:g} s")
     return rows
 
 

@@ -6,7 +6,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -176,7 +176,7 @@ def _whole(text: str, path: Path, line: int) -> int:
         value = Decimal(text.strip())
         if abs(value) < TIME_LIMIT_US and value == int(value):
             return int(value)
-    except (InvalidOperation, ValueError, OverflowError):
+    except (ArithmeticError, ValueError):
         pass
     raise DataError(f"{path.name}, line {line}: {TIME} is {text!r}, not a whole number")
 
