@@ -164,6 +164,9 @@ def run(
             complete by then are kept.
     """
     check_workers(job.workers)
+    for names_of, columns in (("actions", info.keys), ("state columns", info.attributes)):
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise UserError(f"{job.source} has several {names_of} named {', '.join(twice)}")
     with sole_writer(job.out):
         items = _pending(names, job, info, number_of)
         began = time.monotonic()
