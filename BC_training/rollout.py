@@ -26,7 +26,7 @@ import tyro
 from rich.table import Table
 
 from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import Bundle
+from BC_training.checkpoints.bundle import Bundle, read_bundle, require_same
 from BC_training.common import console
 from BC_training.common.config import EnvironmentConfig
 from BC_training.common.types import DataSpec, FrameContract
@@ -104,7 +104,7 @@ class Setting(NamedTuple):
     def policy(self) -> Policy:
         """The player."""
         bundle, model = checkpoints.load_model(self.checkpoint)
-        return Policy(bundle.decided_by(self.play), model)
+        return Policy(bundle.with_play(self.play), model)
 
     def env(self, bundle: Bundle) -> Environment:
         """Where it plays."""
@@ -176,8 +176,8 @@ def fight(
             some of the fights.
     """
     setting = Setting(checkpoints.locate(checkpoint), env_id, adapter, dict(play))
-    bundle = checkpoints.read_bundle(setting.checkpoint).decided_by(play)
-    name = bundle.resolved_config().model.name
+    bundle = read_bundle(setting.checkpoint).with_play(play)
+    name = bundle.config.model.name
     if instruction is not None:
         if bundle.preprocess.instructions is None:
             raise UserError(f"--instruction: {name} reads none")
@@ -240,7 +240,7 @@ def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Enviro
         UserError: it can't be made, or what it shows or takes is not what the policy learned from.
     """
     spec, frame = bundle.spec, bundle.spec.frame
-    attributes = spec.state if bundle.resolved_config().model.window().state else ()
+    attributes = spec.state if bundle.config.model.window().state else ()
     wanted = Wanted(frame.width, frame.height, spec.actions, attributes, frame.fps)
     env = environment.make(env_id, adapter, wanted)
     offered = DataSpec(
@@ -256,7 +256,7 @@ def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Enviro
         ),
     )
     try:
-        checkpoints.require_same(bundle, offered, env_id)
+        require_same(bundle, offered, env_id)
     except BaseException:
         env.close()
         raise
@@ -599,7 +599,7 @@ def rollout(
     if video is not None and video.suffix != ".mp4":
         raise UserError(f"--video: {video} does not end in .mp4")
     folder = checkpoints.locate(checkpoint)
-    settings = checkpoints.read_bundle(folder).resolved_config().environment
+    settings = read_bundle(folder).config.environment
     env = env or settings.id
     if env is None:
         raise UserError("--env: missing; the checkpoint's configuration names no environment")

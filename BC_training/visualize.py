@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 from BC_training.analysis.policy.replay import Replayed, replay
 from BC_training.analysis.policy.saliency import Saliency
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import require_same
 from BC_training.common import console
 from BC_training.common.dataset import instruction_of
 from BC_training.common.episodes import Episode, Episodes
@@ -59,16 +60,14 @@ def visualize(
     out = _output(out, episode, smooth)
     viewer = _viewer()
     loaded = None if checkpoint is None else checkpoints.load_model(checkpoints.locate(checkpoint))
-    episodes = Episodes(
-        dataset, use_state=loaded is None or loaded[0].resolved_config().dataset.use_state
-    )
+    episodes = Episodes(dataset, use_state=loaded is None or loaded[0].config.dataset.use_state)
     number = _find(episodes, episode)
     chosen = episodes.episodes[number]
     frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
     policy = None
     played: Iterable[Shown] = ((frame, None, None) for frame in frames)
     if loaded is not None:
-        checkpoints.require_same(loaded[0], episodes.spec(), episodes.path)
+        require_same(loaded[0], episodes.spec(), episodes.path)
         policy = Policy(*loaded)
         played = _played(policy, Saliency(*loaded, smooth) if smooth else None, chosen, frames)
     # Renamed into place: a run that is stopped leaves no file that looks whole.
@@ -149,7 +148,7 @@ def _played(
     frames: Iterable[UInt8[np.ndarray, "H W C"]],
 ) -> Iterator[Shown]:
     """Each frame of an episode, what the policy makes of it, and where it looks."""
-    config = policy.bundle.resolved_config()
+    config = policy.bundle.config
     reads_instructions = policy.bundle.preprocess.instructions is not None
     instruction = (
         instruction_of(episode, config.dataset.instruction) if reads_instructions else None
@@ -241,7 +240,7 @@ def _about(
     if policy is not None:
         lines += [
             "",
-            f"# Policy: {policy.bundle.resolved_config().model.name}",
+            f"# Policy: {policy.bundle.config.model.name}",
             f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
             "",
             "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "

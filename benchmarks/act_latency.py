@@ -17,8 +17,7 @@ import tyro
 from flax import nnx
 
 from BC_training import models
-from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import Bundle
+from BC_training.checkpoints.bundle import Bundle, build
 from BC_training.common import config as configs
 from BC_training.common import console, instruction
 from BC_training.common import game_state as state
@@ -55,8 +54,7 @@ def policy_of(raw_model: dict[str, Any]) -> Policy:
         features=fitted.features(),
     )
     bundle = Bundle(
-        format=checkpoints.FORMAT,
-        config=config.model_dump(mode="json"),
+        config=config,
         spec=spec,
         preprocess=fitted,
         thresholds=(0.5,) * len(ACTIONS),
@@ -65,8 +63,8 @@ def policy_of(raw_model: dict[str, Any]) -> Policy:
         metrics=None,
         versions={},
     )
-    create = jax.jit(lambda: nnx.split(checkpoints.create_model(config, spec))[1])
-    graph = nnx.split(nnx.eval_shape(lambda: checkpoints.create_model(config, spec)))[0]
+    create = jax.jit(lambda: nnx.split(build(config, spec))[1])
+    graph = nnx.split(nnx.eval_shape(lambda: build(config, spec)))[0]
     return Policy(bundle, nnx.merge(graph, create()))
 
 

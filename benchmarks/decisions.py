@@ -15,11 +15,12 @@ from typing import Any
 
 import tyro
 
-from BC_training import rollout, train
+from BC_training import rollout
 from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.dataset import open_data
+from BC_training.training import trainer
 from benchmarks import model_zoo
 
 RESULTS = Path(__file__).parent / "results" / "decisions.json"
@@ -48,8 +49,8 @@ class Job(model_zoo.Job):
 def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     """Onset F1 and presses on recorded fights, then fights of its own."""
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
-    dataset = open_data(bundle.resolved_config()).splits["val"]
-    pressed, _ = diagnosis.self_fed(bundle.decided_by(play), model, dataset)
+    dataset = open_data(bundle.config).splits["val"]
+    pressed, _ = diagnosis.self_fed(bundle.with_play(play), model, dataset)
     found = diagnosis.score(bundle, dataset, pressed)
     file = folder / "decisions.json"
     rollout.fight(
@@ -59,8 +60,8 @@ def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     (own,) = json.loads(file.read_text())["summary"].values()
     return {
         "play": play,
-        "exact_match": found.exact_match,
-        "onset_f1": found.presses.f1,
+        "exact_match": found["exact_match"],
+        "onset_f1": found["onsets"]["f1"],
         **{key: own[key] for key in ("fights", "won", "boss_health_removed", "presses")},
     }
 
@@ -70,12 +71,12 @@ def main(job: Job) -> None:
     path = model_zoo.recorded(job)
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else {}
     table = console.make_table("The same networks, decided otherwise")
-    for name in ("model: play", "exact", "press F1", "presses/s", "won %", "health %"):
+    for name in ("model: play", "exact", "onset F1", "presses/s", "won %", "health %"):
         table.add_column(name, justify="left" if name == "model: play" else "right")
     for name in job.only:
         changes = {"model": model_zoo.MODELS[name]}
         config = model_zoo.configuration(path, job.folder / name, job.epochs, changes)
-        folder = train.train(config, resume=config.run_dir().exists())
+        folder = trainer.train(config, resume=config.run_dir().exists())
         for play in RULES[name]:
             label = f"{name}: {', '.join(f'{k} {v}' for k, v in play.items()) or 'as calibrated'}"
             if label not in rows:

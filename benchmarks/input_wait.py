@@ -22,7 +22,7 @@ from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
 from BC_training.common.dataset import open_data
-from BC_training.train import Trainer
+from BC_training.training.trainer import Trainer
 from benchmarks.recorded import write_recording
 from benchmarks.shared import of_device
 
@@ -34,14 +34,13 @@ class Timing(NamedTuple):
     wait_share: float
 
 
-def make_trainer(folder: Path, path: Path, residency: str, steps: int) -> Trainer:
+def make_trainer(folder: Path, path: Path, residency: str) -> Trainer:
     raw = {
         "dataset": {
             "path": str(path), "residency": residency, "cache_dir": str(folder),
             "train_ratio": 1.0, "val_ratio": 0.0,
         },
         "model": {"name": "pure_cnn"},
-        "training": {"steps_per_dispatch": steps},
     }  # fmt: skip
     config = configs.validate(raw, "benchmark")
     run = Checkpoints(folder / f"run-{residency}", keep_last=1, best_metric="exact_match")
@@ -51,19 +50,18 @@ def make_trainer(folder: Path, path: Path, residency: str, steps: int) -> Traine
 def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
     """Some steps from where the trainer stands; the first, which compiles, is not counted."""
     training = trainer.config.training
-    size = training.steps_per_dispatch
-    count = steps // size + 1
-    batches = trainer.train_set.train_batches(
-        batch_size=training.batch_size, starts=[size * n for n in range(count)],
-        steps=[size] * count, threads=trainer.config.system.threads,
+    train_set = trainer.data.splits["train"]
+    batches = train_set.train_batches(
+        batch_size=training.batch_size, steps=range(steps + 1),
+        threads=trainer.config.system.threads,
     )  # fmt: skip
-    resident = trainer.train_set.resident
+    resident = train_set.resident
     batch = next(batches)
     if constant:
         batch = jax.device_put(batch)
     trainer.state, _ = jax.block_until_ready(trainer.train_step(trainer.state, batch, resident))
     start, waited = time.perf_counter(), 0.0
-    for _ in range(count - 1):
+    for _ in range(steps):
         if not constant:
             asked = time.perf_counter()
             batch = next(batches)
@@ -71,16 +69,15 @@ def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
         trainer.state, _ = trainer.train_step(trainer.state, batch, resident)
     jax.block_until_ready(trainer.state.step)
     passed = time.perf_counter() - start
-    return Timing((count - 1) * size * training.batch_size / passed, waited / passed)
+    return Timing(steps * training.batch_size / passed, waited / passed)
 
 
-def main(steps: int = 20, rounds: int = 3, steps_per_dispatch: int = 1) -> None:
+def main(steps: int = 20, rounds: int = 3) -> None:
     """Times training on every residency.
 
     Args:
         steps: of each run.
         rounds: of all runs in turn.
-        steps_per_dispatch: as in the configuration.
     """
     kind = jax.devices()[0].device_kind
     residencies = ["cache", "stream"] + (["device"] if jax.default_backend() != "cpu" else [])
@@ -88,16 +85,11 @@ def main(steps: int = 20, rounds: int = 3, steps_per_dispatch: int = 1) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = write_recording(folder / "made.zarr.zip", 4, 512, zarr_format=2, chunk=1, shard=None)
-        trainers = {
-            residency: make_trainer(folder, path, residency, steps_per_dispatch)
-            for residency in residencies
-        }
+        trainers = {residency: make_trainer(folder, path, residency) for residency in residencies}
         for _ in range(rounds):
             found["constant"].append(time_steps(trainers["cache"], steps, constant=True))
             for residency, trainer in trainers.items():
                 found[residency].append(time_steps(trainer, steps, constant=False))
-        for trainer in trainers.values():
-            trainer.run.close()
     rows: dict[str, dict[str, Any]] = {}
     table = console.make_table(f"pure_cnn, 144x256, batch 32, {kind}")
     for column in ("input", "images/s", "% waiting", "of constant"):
@@ -119,7 +111,7 @@ def main(steps: int = 20, rounds: int = 3, steps_per_dispatch: int = 1) -> None:
     console.make_console().print(table)
     of_device("input_wait").write_text(
         json.dumps({"device": kind, "jax": jax.__version__, "steps": steps,
-                    "steps_per_dispatch": steps_per_dispatch, "rows": rows}, indent=2) + "\n"
+                    "rows": rows}, indent=2) + "\n"
     )  # fmt: skip
 
 

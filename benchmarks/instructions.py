@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from BC_training import rollout, train
+from BC_training import rollout
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import console
 from BC_training.play.policy import Policy
 from BC_training.rollout import bootstrap, wilson
+from BC_training.training import trainer
 from benchmarks.model_zoo import DISTURBED, ENV, FIRST_SEED, HEIGHT, MODELS, WIDTH, configuration
 from boss_arena.measure import measure
 from gameplay_pipeline.environments.adapter import Environment
@@ -77,9 +79,9 @@ def main(job: Job) -> None:
     )  # fmt: skip
     folder = job.folder / "vla"
     if not list(folder.glob("[0-9]*")):
-        train.train(configuration(path, folder, job.epochs, {"model": MODELS["vla"]}))
+        trainer.train(configuration(path, folder, job.epochs, {"model": MODELS["vla"]}))
     policy = Policy.load(folder)
-    env = rollout.make_env(ENV, checkpoints.read_bundle(checkpoints.locate(folder)))
+    env = rollout.make_env(ENV, read_bundle(checkpoints.locate(folder)))
     seeds = range(FIRST_SEED, FIRST_SEED + job.fights)
     rows = {}
     for style, instructions in env.styles.items():

@@ -122,9 +122,7 @@ def batches(path: Path, kind: Any, cache_dir: Path, window: WindowSpec) -> Rate:
 
     def work() -> Iterator[int]:
         steps = 10_000_000 // BATCH
-        for batch in dataset.train_batches(
-            batch_size=BATCH, starts=range(steps), steps=[1] * steps, threads=THREADS
-        ):
+        for batch in dataset.train_batches(batch_size=BATCH, steps=range(steps), threads=THREADS):
             yield BATCH * batch.observation.valid.shape[-1]
 
     return lambda seconds: timed(work(), seconds)

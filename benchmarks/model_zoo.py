@@ -19,11 +19,12 @@ import numpy as np
 import tyro
 from flax import nnx
 
-from BC_training import rollout, train
+from BC_training import rollout
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
 from BC_training.play.policy import Policy
+from BC_training.training import trainer
 from gameplay_pipeline.record import record
 
 RESULTS = Path(__file__).parent / "results" / "model_zoo.json"
@@ -120,7 +121,7 @@ def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]
 
 def measure(config: configs.Config, job: Job) -> dict[str, Any]:
     """Trains, then fights."""
-    folder = train.train(config, resume=config.run_dir().exists())
+    folder = trainer.train(config, resume=config.run_dir().exists())
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
     assert bundle.metrics is not None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -138,7 +139,7 @@ def measure(config: configs.Config, job: Job) -> dict[str, Any]:
         "act_ms": act_ms(Policy.load(folder)),
         "exact_match": bundle.metrics["exact_match"],
         "macro_f1": bundle.metrics["macro_f1"],
-        "onset_f1": bundle.metrics["presses"]["f1"],
+        "onset_f1": bundle.metrics["onsets"]["f1"],
         **{key: own[key] for key in ("fights", "won", "boss_health_removed", "seconds")},
     }
 
@@ -180,7 +181,7 @@ def table(rows: dict[str, Any], title: str) -> None:
 
     shown = console.make_table(title)
     shown.add_column("model")
-    figures = ("parameters", "frames/s", "act ms", "exact", "macro F1", "press F1")
+    figures = ("parameters", "frames/s", "act ms", "exact", "macro F1", "onset F1")
     for name in (*figures, "won %", "health %"):
         shown.add_column(name, justify="right")
     for name, row in rows.items():

@@ -22,7 +22,7 @@ from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
 from BC_training.common.dataset import open_data
-from BC_training.train import Trainer
+from BC_training.training.trainer import Trainer
 from benchmarks.shared import of_device
 from gameplay_pipeline.record import record
 
@@ -74,12 +74,13 @@ def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str,
     with tempfile.TemporaryDirectory() as folder:
         run = Checkpoints(Path(folder) / "run", keep_last=1, best_metric="exact_match")
         trainer = Trainer(config, open_data(config), run, resume=False)
-        batches = trainer.train_set.train_batches(
-            batch_size=row.batch_size, starts=[0], steps=[1], threads=1
+        batches = trainer.data.splits["train"].train_batches(
+            batch_size=row.batch_size, steps=range(1), threads=1
         )
         batch = jax.device_put(next(batches))
-        train_step: Any = trainer.train_step
-        compiled = train_step.lower(trainer.state, batch, None).compile()
+        train_step: Any = type(trainer.train_step).__call__
+        lowered = train_step.lower(trainer.train_step, trainer.state, batch, None)
+        compiled = lowered.compile()
         flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
         state, _ = jax.block_until_ready(compiled(trainer.state, batch, None))
         count, began = 0, time.perf_counter()
@@ -88,7 +89,6 @@ def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str,
                 state, _ = compiled(state, batch, None)
             jax.block_until_ready(state.step)
             count += 10
-        run.close()
     images = row.batch_size * config.model.window().ticks
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),

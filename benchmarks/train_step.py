@@ -20,15 +20,14 @@ import optax
 import tyro
 from flax import nnx
 
-from BC_training import train
-from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import TrainState
+from BC_training.checkpoints.bundle import build
+from BC_training.checkpoints.state import TrainState
 from BC_training.common import config as configs
 from BC_training.common import console
 from BC_training.common.dataset import open_data
 from BC_training.training import optimizer as optim
 from BC_training.training.augmentation import make_augmentation
-from BC_training.training.train_step import make_train_step
+from BC_training.training.train_step import TrainStep
 from benchmarks.shared import milliseconds, of_device
 from gameplay_pipeline.record import record
 
@@ -54,9 +53,8 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     config = configs.validate(raw, "benchmark")
     data = open_data(config)
     dataset = data.splits["train"]
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
-    model = checkpoints.create_model(config, spec)
+    fitted, spec = data.preprocess, data.spec
+    model = build(config, spec)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     optimizer = optim.make_optimizer(config.training, optim.schedule(config.training, 100))
     objective = optim.objective(config.training, dataset.actions)
@@ -100,14 +98,14 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     cost = gradient.lower(params, observation).compile().cost_analysis()
     # The step takes the state's buffers over, so it comes last.
     augmentation = make_augmentation(config.training.augmentation, fitted, spec.actions)
-    step = make_train_step(graph, optimizer, fitted, augmentation, objective, config)
+    step = TrainStep(graph, optimizer, fitted, augmentation, objective, config)
     state = TrainState(
         *jax.device_put((np.int32(0), params, rest, opt_state, np.int32(-1))), average=None
     )
 
     def whole():
         nonlocal state
-        state, figures = step(state, jax.tree.map(lambda x: x[None], batch), None)
+        state, figures = step(state, batch, None)
         return figures
 
     total = median_ms(whole, steps)

@@ -52,13 +52,13 @@ each with an instruction, trains the vla on them (passes: {epochs}), and has it 
 DECISIONS = """## The same networks, decided otherwise
 
 `uv run python -m benchmarks.decisions`: what the section `play` of a configuration (or `--play` of
-`BC_training.rollout`) makes of two networks of the table above. Exact match and press F1 are of the
+`BC_training.rollout`) makes of two networks of the table above. Exact match and onset F1 are of the
 recorded validation fights, played to the policy tick by tick.
 
 """
 DECISIONS_READ = """
 The calibrated thresholds stand. Sampling presses twice as often and wins less; hysteresis gives the
-best press F1 and wins less than half as many fights. Holding a button for three ticks or leaving it
+best onset F1 and wins less than half as many fights. Holding a button for three ticks or leaving it
 up for three is within what chance explains, and so are ensembled chunks.
 
 """
@@ -92,7 +92,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def models(rows: dict[str, Any]) -> str:
     """Models and players without one, a row each."""
-    heads = ["model", "parameters", "frames/s", "act ms", "exact match", "macro F1", "press F1"]
+    heads = ["model", "parameters", "frames/s", "act ms", "exact match", "macro F1", "onset F1"]
     lines = []
     for name, row in rows.items():
         cells = ["-"] * 6
@@ -124,7 +124,7 @@ def told(rows: dict[str, Any]) -> str:
 
 def decided(rows: dict[str, Any]) -> str:
     """Each way to decide, a row each."""
-    heads = ["network: `play`", "exact match", "press F1", "presses/s"]
+    heads = ["network: `play`", "exact match", "onset F1", "presses/s"]
     lines = []
     for name, row in rows.items():
         figures = [f"{row[key]:.3f}" for key in ("exact_match", "onset_f1")]

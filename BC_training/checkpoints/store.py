@@ -1,108 +1,48 @@
-"""Checkpoints: bundles that need nothing else to be played, and everything to go on training.
+"""Checkpoints on disk: everything that is needed to play, and to go on training.
 
 A run's folder holds one folder per checkpoint, named by its step, with `bundle` (JSON), `model`
 (parameters and batch statistics) and `optimizer`. Arrays are stored under their dotted names.
+Orbax writes a checkpoint beside its place and renames it into it when it is whole.
 """
 
-import importlib.metadata
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+import shutil
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-import pydantic
 from absl import logging as absl_logging
 from flax import nnx
-from jaxtyping import Array, Int
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from BC_training import models
-from BC_training.common import config as configs
-from BC_training.common.config import BY_FIGHTS, Config
-from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, Section
+from BC_training.checkpoints import state as states
+from BC_training.checkpoints.bundle import Bundle, build, read_bundle
+from BC_training.checkpoints.state import TrainState, flatten, unflatten
+from BC_training.common import metrics
+from BC_training.common.config import BY_FIGHTS
 from BC_training.networks.model import Model
-from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 
-FORMAT = 1
+DELETED = "deleted"
+"""Folder of a run that checkpoints are moved into before they are deleted, so that none is ever
+half there under its own name."""
 
 # Orbax reports its progress through absl at levels meant for clusters.
 absl_logging.set_verbosity(absl_logging.ERROR)
 
 
-class TrainState(NamedTuple):
-    """All that training changes. Randomness is folded from the seed and `step`, not stored."""
-
-    step: Int[Array, ""]
-    params: Any
-    rest: Any
-    """Batch statistics."""
-    opt_state: Any
-    bad_step: Int[Array, ""]
-    """The first step whose loss was not finite; -1 while there is none."""
-    average: Any
-    """Moving average of `params` and `rest`, a pair; None where none is kept."""
-
-    def played(self) -> tuple[Any, Any]:
-        """Parameters and batch statistics to evaluate and to play."""
-        return (self.params, self.rest) if self.average is None else self.average
-
-
-class Bundle(Section):
-    """What a policy is, besides its arrays."""
-
-    format: int
-    config: dict[str, Any]
-    """The resolved configuration."""
-    spec: DataSpec
-    preprocess: Preprocess
-    thresholds: tuple[float, ...]
-    """Probability from which play presses each action."""
-    step: int
-    epoch: int
-    """Whole epochs done."""
-    metrics: dict[str, Any] | None
-    """Of the validation split, where this epoch was evaluated."""
-    fights: dict[str, float | None] | None = None
-    """Means over its fights while it was trained, where it had any: `won`, `boss_health_removed`,
-    `seconds`, `return`, `presses` a second; None where the environment doesn't say."""
-    versions: dict[str, str]
-
-    def resolved_config(self) -> Config:
-        """The configuration in its own classes."""
-        return configs.validate(self.config, "the checkpoint's configuration")
-
-    def decided_by(self, play: Mapping[str, Any]) -> "Bundle":
-        """The same policy, but for these keys of the section `play`.
-
-        Raises:
-            UserError: there is no such key, or its value is none.
-        """
-        config = {**self.config, "play": {**self.config.get("play", {}), **play}}
-        configs.validate(config, "--play")
-        return self.model_copy(update={"config": config})
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide what a checkpoint computes."""
-    return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
-
-
-def create_model(config: Config, spec: DataSpec) -> Model:
-    """A freshly initialised model; its parameters are a pure function of the seed."""
-    module = models.load(config.model.name)
-    return module.create_model(config.model, spec, nnx.Rngs(config.system.seed))
-
-
 class Checkpoints:
-    """The checkpoints of one run."""
+    """The checkpoints of one run, for the one process that writes them."""
 
     def __init__(self, folder: Path, *, keep_last: int, best_metric: str):
-        """Opens a run's folder, creating it if need be.
+        """Opens a run's folder, creating it if need be, and removes what a killed run left.
 
         Args:
             folder: of the run.
@@ -110,99 +50,107 @@ class Checkpoints:
             best_metric: evaluation.best_metric, whose best checkpoint is kept besides.
         """
         self.folder = folder
-        self._metric = best_metric
+        self._keep_last, self._metric = keep_last, best_metric
         folder.mkdir(parents=True, exist_ok=True)
-        keep = preservation_policy.AnyPreservationPolicy(
-            [
-                preservation_policy.LatestN(keep_last),
-                preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            item_names=("bundle", "model", "optimizer"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                cleanup_tmp_directories=True,
-                enable_async_checkpointing=False,
-            ),
-        )
+        self._empty_deleted()
+        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     def save(self, state: TrainState, bundle: Bundle) -> None:
-        """Writes a checkpoint, atomically, and drops those that need not be kept.
+        """Writes a checkpoint, atomically, and deletes those that need not be kept.
 
         Raises:
             UserError: it can't be written; earlier ones are unharmed.
         """
-        if bundle.step in self._manager.all_steps():
+        target = self.folder / str(bundle.step)
+        if target.exists():
             return
-        parts, score = _parts(state), _score(bundle, self._metric)
         try:
-            self._manager.save(
-                bundle.step,
-                args=ocp.args.Composite(
-                    bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
-                    **{name: ocp.args.StandardSave(flatten(part)) for name, part in parts.items()},
-                ),
-                metrics=None if score is None else {"score": score},
-            )
+            _write(target, states.to_items(state), bundle)
         except Exception as error:  # Orbax raises many kinds; all mean the same to a person
+            newest = self.latest()
+            left = "There is no earlier one." if newest is None else (
+                f"The newest one is that of step {newest.step}; --resume goes on from there."
+            )  # fmt: skip
             raise UserError(
                 f"{self.folder}: the checkpoint of step {bundle.step} can't be written: {error}. "
-                f"The newest one is that of step {self.latest()}; --resume goes on from there."
+                f"{left}"
             ) from error
+        self._delete_old()
 
-    def save_player(self, folder: Path, state: TrainState, bundle: Bundle) -> None:
-        """Writes what play needs of a checkpoint, and nothing else, into a folder of its own."""
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-            checkpointer.save(
-                folder.resolve(),
-                args=ocp.args.Composite(
-                    bundle=ocp.args.JsonSave(bundle.model_dump(mode="json")),
-                    model=ocp.args.StandardSave(flatten(_parts(state)["model"])),
-                ),
-                force=True,
-            )
+    def add_fights(self, bundle: Bundle) -> None:
+        """Writes what the fights of a saved checkpoint came to into it."""
+        file = self.folder / str(bundle.step) / "bundle" / "metadata"
+        digests = read_bundle(file.parent.parent).digests
+        written = file.with_name(".metadata.partial")
+        written.write_text(json.dumps(bundle.model_copy(update={"digests": digests}).to_json()))
+        written.replace(file)
+        self._delete_old()
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """A state to go on from, with the structure and shapes of `like`."""
-        source = self.folder / str(step)
-        fields = {}
-        for name, part in _parts(like).items():
-            fields |= unflatten(part, _read_arrays(source / name), str(source))
-        played = fields.pop("params"), fields.pop("rest")
-        if like.average is not None:
-            fields["average"], played = played, (fields.pop("live_params"), fields.pop("live_rest"))
-        params, rest = played
-        return like._replace(step=jnp.int32(step), params=params, rest=rest, **fields)
+    def restore(self, bundle: Bundle, like: TrainState) -> TrainState:
+        """The state to go on from, with the structure, shapes and placement of `like`.
 
-    def latest(self) -> int | None:
-        """The newest checkpoint's step, or None where there is none."""
-        return self._manager.latest_step()
+        Raises:
+            DataError: the checkpoint is damaged.
+        UserError: it does not fit.
+        """
+        folder = self.folder / str(bundle.step)
+        items = {
+            name: _read_item(folder, name, item, bundle)
+            for name, item in states.to_items(like).items()
+        }
+        step = jax.device_put(jnp.int32(bundle.step), like.step.sharding)
+        return states.from_items(items, step)
+
+    def set_aside(self, bundle: Bundle, reason: UserError) -> None:
+        """Renames a checkpoint that can't be restored, so that its step can be done again."""
+        folder = self.folder / str(bundle.step)
+        folder.rename(_free(folder.with_name(f"{folder.name}.damaged")))
+        warnings.warn(f"skipped and renamed to {folder.name}.damaged: {reason}", stacklevel=2)
+
+    def latest(self) -> Bundle | None:
+        """The newest checkpoint, or None where there is none."""
+        return max(_sound(self.folder).values(), key=lambda bundle: bundle.step, default=None)
 
     def is_best(self, bundle: Bundle) -> bool:
         """Whether a bundle was judged, and better than every checkpoint so far."""
-        score = _score(bundle, self._metric)
-        if score is None:
-            return False
-        scores = _scores(_folders(self.folder), self._metric).values()
-        return not scores or score > max(scores)
+        judged = score(bundle, self._metric)
+        best = self._best()
+        return judged is not None and (best is None or judged > score(best, self._metric))
 
     def best_epoch(self) -> int | None:
         """The epoch of the best checkpoint; None while none was judged."""
-        scores = _scores(_folders(self.folder), self._metric)
-        return read_bundle(max(scores, key=lambda each: scores[each])).epoch if scores else None
+        best = self._best()
+        return None if best is None else best.epoch
 
-    def close(self) -> None:
-        self._manager.close()
+    def _best(self) -> Bundle | None:
+        judged = [b for b in _sound(self.folder).values() if score(b, self._metric) is not None]
+        return max(judged, key=lambda bundle: score(bundle, self._metric), default=None)
+
+    def _delete_old(self) -> None:
+        bundles = sorted(_sound(self.folder).values(), key=lambda bundle: bundle.step)
+        best = self._best()
+        for bundle in bundles[: -self._keep_last]:
+            if best is None or bundle.step != best.step:
+                folder = self.folder / str(bundle.step)
+                (self.folder / DELETED).mkdir(exist_ok=True)
+                folder.rename(_free(self.folder / DELETED / folder.name))
+        self._empty_deleted()
+
+    def _empty_deleted(self) -> None:
+        shutil.rmtree(self.folder / DELETED, ignore_errors=True)
+
+
+def save_policy(folder: Path, state: TrainState, bundle: Bundle) -> None:
+    """Writes what play needs of a checkpoint, and nothing else, into a folder of its own."""
+    items = states.to_items(state)
+    _write(folder, {"model": items["model"]}, bundle)
 
 
 def locate(path: str | Path) -> Path:
     """The checkpoint that a path means: itself, or the best one of a run's folder.
+
+    Checkpoints of a run that can't be read are named in a warning and passed over.
 
     Raises:
         UserError: there is no checkpoint.
@@ -210,34 +158,26 @@ def locate(path: str | Path) -> Path:
     path = Path(path)
     if (path / "bundle").is_dir():
         return path
-    found = _folders(path)
-    if not found:
+    bundles = _sound(path, warn=True)
+    if not bundles:
         raise UserError(
-            f"{path}: no checkpoint here; expected a run's folder such as checkpoints/pure_cnn, or "
-            "one of the folders in it that are named by step"
+            f"{path}: no checkpoint here that can be read; expected a run's folder such as "
+            "checkpoints/pure_cnn, or one of the folders in it that are named by step"
         )
-    metric = read_bundle(found[-1]).resolved_config().evaluation.best_metric
-    scores = _scores(found, metric)
-    return max(found, key=lambda folder: (scores.get(folder, -np.inf), int(folder.name)))
+    newest = max(bundles.values(), key=lambda bundle: bundle.step)
+    metric = newest.config.evaluation.best_metric
 
+    def rank(folder: Path) -> tuple[float, int]:
+        judged = score(bundles[folder], metric)
+        return -math.inf if judged is None else judged, bundles[folder].step
 
-def read_bundle(folder: Path) -> Bundle:
-    """The bundle of one checkpoint.
-
-    Raises:
-        UserError: it is damaged, or of another format.
-    """
-    file = folder / "bundle" / "metadata"
-    try:
-        raw = json.loads(file.read_text())
-        if raw.get("format") != FORMAT:
-            raise UserError(
-                f"{folder}: its format is {raw.get('format')!r}, this version reads {FORMAT}; "
-                "use the version of the project that wrote it, or train again"
-            )
-        return Bundle.model_validate_json(json.dumps(raw))
-    except (OSError, json.JSONDecodeError, pydantic.ValidationError) as error:
-        raise UserError(f"{folder}: this checkpoint is damaged: {error}") from error
+    for folder in sorted(bundles, key=rank, reverse=True):
+        try:
+            load_model(folder)
+            return folder
+        except DataError as error:
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+    raise UserError(f"{path}: none of its checkpoints can be read")
 
 
 def load_model(folder: Path) -> tuple[Bundle, Model]:
@@ -247,121 +187,104 @@ def load_model(folder: Path) -> tuple[Bundle, Model]:
         UserError: it is damaged, of another format, or fits no model of this version.
     """
     bundle = read_bundle(folder)
-    config = bundle.resolved_config()
     # Only its structure: drawing the parameters of a large model takes longer than reading them.
-    model = nnx.eval_shape(lambda: create_model(config, bundle.spec))
+    model = nnx.eval_shape(lambda: build(bundle.config, bundle.spec))
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    arrays = _read_arrays(folder / "model")
-    restored = unflatten({"params": params, "rest": rest}, arrays, str(folder))
-    return bundle, nnx.merge(graph, restored["params"], restored["rest"])
+    item = _read_item(folder, "model", {"params": params, "rest": rest}, bundle)
+    return bundle, nnx.merge(graph, item["params"], item["rest"])
 
 
-def require_same(bundle: Bundle, offered: DataSpec, source: str) -> None:
-    """Compares what a checkpoint was trained on with what it is about to get.
-
-    What one side does not know differs from nothing, nor does game state that the model ignores.
-
-    Raises:
-        UserError: something differs; each difference is named.
-    """
-    then, now = (
-        {"actions": spec.actions, "state": spec.state, **spec.frame.model_dump()}
-        for spec in (bundle.spec, offered)
-    )
-    if not bundle.resolved_config().model.window().state:
-        del then["state"]
-    different = [
-        f"{key} {_listed(now[key])}, trained on {_listed(then[key])}"
-        for key in then
-        if then[key] != now[key] and not {None, "unknown"} & {then[key], now[key]}
-    ]
-    if different:
-        raise UserError(f"{source} does not fit the checkpoint: {'; '.join(different)}")
-
-
-def _listed(value: Any) -> str:
-    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """Arrays of a tree by their dotted names."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    return {
-        name.removesuffix(".value"): leaf for name, (_, leaf) in zip(names, leaves, strict=True)
-    }
-
-
-def _folders(run: Path) -> list[Path]:
-    """The checkpoints in a run's folder, oldest first."""
-    if not run.is_dir():
-        return []
-    found = [folder for folder in run.iterdir() if folder.name.isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name))
-
-
-def _score(bundle: Bundle, metric: str) -> float | None:
-    """Higher is better; None where the figure was not measured."""
+def score(bundle: Bundle, metric: str) -> Any:
+    """A number that is higher for a better checkpoint; None where the figure was not measured."""
     if metric in BY_FIGHTS:
         return None if bundle.fights is None else bundle.fights[BY_FIGHTS[metric]]
     if bundle.metrics is None:
         return None
-    value = bundle.metrics[metric]
+    value = metrics.by_key(metric).read(bundle.metrics)
     if value is None:
-        return -np.inf
-    return -float(value) if metric == "loss" else float(value)
+        return -math.inf
+    return value if metrics.by_key(metric).higher_is_better else -value
 
 
-def _scores(folders: Sequence[Path], metric: str) -> dict[Path, float]:
-    """Scores of those checkpoints that were judged."""
-    return {
-        folder: score
-        for folder in folders
-        if (score := _score(read_bundle(folder), metric)) is not None
+def _sound(run: Path, *, warn: bool = False) -> dict[Path, Bundle]:
+    """The checkpoints in a run's folder whose bundles can be read."""
+    bundles = {}
+    for folder in run.iterdir() if run.is_dir() else ():
+        if folder.name.isdigit():
+            try:
+                bundles[folder] = read_bundle(folder)
+            except UserError as error:
+                if warn:
+                    warnings.warn(f"skipped: {error}", stacklevel=3)
+    return bundles
+
+
+def _write(folder: Path, items: Mapping[str, Any], bundle: Bundle) -> None:
+    arrays = {name: flatten(item) for name, item in items.items()}
+    digests = {
+        f"{name}/{key}": _digest(array)
+        for name, item in arrays.items()
+        for key, array in item.items()
     }
-
-
-def _parts(state: TrainState) -> dict[str, dict[str, Any]]:
-    """The fields of a state by the item of a checkpoint that holds them: what is played, and what
-    only training needs."""
-    params, rest = state.played()
-    training = {"opt_state": state.opt_state, "bad_step": state.bad_step}
-    if state.average is not None:
-        training |= {"live_params": state.params, "live_rest": state.rest}
-    return {"model": {"params": params, "rest": rest}, "optimizer": training}
-
-
-def _read_arrays(folder: Path) -> dict[str, Any]:
-    """Arrays as they were stored, on this machine's first device, whichever wrote them."""
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            stored: Any = checkpointer.metadata(folder.resolve()).item_metadata
-            target = {
-                name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=here)
-                for name, array in stored.tree.items()
-            }
-            return checkpointer.restore(folder.resolve(), target)
-    except Exception as error:  # Orbax raises many kinds; all mean the same to a person
-        raise UserError(f"{folder}: this checkpoint is damaged: {error}") from error
-
-
-def unflatten(like: Any, arrays: Mapping[str, Any], source: str) -> Any:
-    """Puts arrays back into the structure of `like`.
-
-    Raises:
-        UserError: an array is missing, left over, or has another shape; each is named.
-    """
-    wanted = flatten(like)
-    problems = [f"{name} is missing" for name in wanted if name not in arrays]
-    problems += [f"{name} is not known" for name in arrays if name not in wanted]
-    problems += [
-        f"{name} has shape {arrays[name].shape}, not {leaf.shape}"
-        for name, leaf in wanted.items()
-        if name in arrays and arrays[name].shape != leaf.shape
-    ]
-    if problems:
-        raise UserError(
-            f"{source}: its arrays do not fit the model:\n  " + "\n  ".join(problems[:20])
+    signed = bundle.model_copy(update={"digests": digests})
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(
+            folder.resolve(),
+            args=ocp.args.Composite(
+                bundle=ocp.args.JsonSave(signed.to_json()),
+                **{name: ocp.args.StandardSave(item) for name, item in arrays.items()},
+            ),
+            force=True,
         )
-    return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in wanted])
+
+
+def _read_item(folder: Path, name: str, like: Any, bundle: Bundle) -> Any:
+    """The arrays of one item of a checkpoint in the structure of `like`.
+
+    Shapes and types are compared before anything is read; arrays come to the device on which
+    those of `like` are, or else to the first one, whichever wrote them.
+    """
+    wanted, path = flatten(like), (folder / name).resolve()
+    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    damaged = f"{folder}: this checkpoint is damaged: "
+    with contextlib.ExitStack() as stack:
+        try:
+            checkpointer = stack.enter_context(ocp.StandardCheckpointer())
+            stored: Any = checkpointer.metadata(path).item_metadata
+        except Exception as error:  # Orbax raises many kinds; all mean the same to a person
+            raise DataError(f"{damaged}{error}") from error
+        if stored is None:
+            raise DataError(f"{damaged}{name} is not there")
+        written = {key for key in bundle.digests if key.startswith(f"{name}/")}
+        if bundle.format > 1 and written != {f"{name}/{key}" for key in stored.tree}:
+            raise DataError(f"{damaged}{name} does not hold the arrays that were written")
+        states.require_same_arrays(wanted, stored.tree, str(folder))
+        target = {
+            key: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or first
+            )
+            for key, leaf in wanted.items()
+        }
+        try:
+            arrays = checkpointer.restore(path, target)
+        except Exception as error:
+            raise DataError(f"{damaged}{error}") from error
+    for key, array in arrays.items():
+        if bundle.format > 1 and bundle.digests.get(f"{name}/{key}") != _digest(array):
+            raise DataError(f"{damaged}{name}/{key} is not as it was written")
+        if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(np.asarray(array)).all():
+            raise DataError(f"{damaged}{name}/{key} holds values that are not finite")
+    return unflatten(like, arrays)
+
+
+def _digest(array: Any) -> str:
+    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()
+
+
+def _free(path: Path) -> Path:
+    """The path, or one with a number where something has that name already."""
+    number, place = 1, path
+    while place.exists():
+        number += 1
+        place = path.with_name(f"{path.name}.{number}")
+    return place

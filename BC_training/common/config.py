@@ -1,5 +1,6 @@
 """YAML and command-line overrides in, a frozen and validated configuration out."""
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -7,7 +8,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import pydantic
 import tyro
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from tyro.constructors import PrimitiveConstructorSpec
 
 from BC_training import models
+from BC_training.common import metrics
 from BC_training.common.types import ModelConfig, Section
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.paths import is_url
@@ -23,7 +25,19 @@ from gameplay_pipeline.plumbing.workers import usable_cores
 
 RETIRED = {
     "system.pin_memory": "frames are handed to the device without pinning",
+    "training.steps_per_dispatch": "steps go to the device one by one; the result is the same",
+    "training.oversample_rare": "it made no measured policy better",
+    "training.loss.class_weights": "class weights are always the inverse frequencies",
 }
+"""Keys of earlier versions that are ignored with a warning, and why."""
+
+
+class FreeOnResume:
+    """Marks a key, or a section, that a resumed run may change: of these only num_epochs decides
+    what is computed, since a run may go on for longer, with its cosine stretched."""
+
+
+FREE = FreeOnResume()
 
 MOST_THREADS = 8
 """Reader threads unless told otherwise; each reads a batch ahead, which takes memory."""
@@ -36,9 +50,14 @@ BY_FIGHTS = {
 """The values of evaluation.best_metric that fights decide, and what a checkpoint's `fights` call
 them."""
 
+if TYPE_CHECKING:
+    BestMetric = str
+else:
+    BestMetric = Literal[(*metrics.CHOOSING, *BY_FIGHTS)]
+
 
 class DatasetConfig(Section):
-    path: str
+    path: Annotated[str, FREE]
     """A zarr dataset: a directory or a .zip, with or without a top folder in it, or a URL of
     either: https://, hf://datasets/, s3://, gs://."""
     train_ratio: float = Field(default=0.8, ge=0, le=1)
@@ -54,12 +73,12 @@ class DatasetConfig(Section):
     """Offer the game state to models that read it."""
     validate_episodes: bool = True
     """Skip broken episodes, each named with its reason; otherwise they are an error."""
-    residency: Literal["auto", "device", "cache", "stream"] = "auto"
+    residency: Annotated[Literal["auto", "device", "cache", "stream"], FREE] = "auto"
     """Where decoded frames live: in the accelerator's memory, in a file on disk, or decoded anew
     each time in bounded memory. auto takes the first of these that they fit in."""
-    cache_dir: str | None = None
+    cache_dir: Annotated[str | None, FREE] = None
     """Where decoded frames are kept; null is the user's cache folder."""
-    stream_memory_gib: float = Field(default=4.0, gt=0)
+    stream_memory_gib: Annotated[float, FREE] = Field(default=4.0, gt=0)
     """Bound on decoded frames in memory when residency is stream."""
     shuffle_buffer: int = Field(default=4096, ge=1)
     """Ticks among which samples are shuffled where a chunk of the dataset holds several frames;
@@ -67,14 +86,14 @@ class DatasetConfig(Section):
     instruction: str | None = None
     """What the player tried to do, in plain words, in episodes that don't say it themselves; only
     models that read instructions need it."""
-    record_episodes: int = Field(default=0, ge=0)
+    record_episodes: Annotated[int, FREE] = Field(default=0, ge=0)
     """When `path` does not exist: record this many fights of the environment's expert there."""
-    record_resolution: str = "512x288"
+    record_resolution: Annotated[str, FREE] = "512x288"
     """Width x height of such a recording."""
-    record_style: str | None = None
+    record_style: Annotated[str | None, FREE] = None
     """Style in which the expert plays there, or mixed for all of the environment's in turn; each
     fight then holds an instruction. null: the expert as it is, without instructions."""
-    record_disturb: float = Field(default=0.0, ge=0, lt=1)
+    record_disturb: Annotated[float, FREE] = Field(default=0.0, ge=0, lt=1)
     """Share of the ticks there at which other buttons are pressed than the expert chose. Its choice
     is recorded: how to get out of trouble that a clone gets into and the expert does not."""
 
@@ -104,8 +123,6 @@ class LossConfig(Section):
     """How much less, when type is focal."""
     onset_weight: float = Field(default=0.0, ge=0)
     """Ticks at which any button changes count 1 plus this."""
-    class_weights: Literal["inverse_frequency", "positive"] = "inverse_frequency"
-    """inverse_frequency: a rare action's whole term counts more. positive: only its presses do."""
 
 
 class MirrorConfig(Section):
@@ -143,16 +160,14 @@ class TrainingConfig(Section):
     """Parts that a batch is worked through in, one after the other, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What a model computes in. Parameters, losses and updates are float32 in any case."""
-    num_epochs: int = Field(default=50, ge=1)
-    steps_per_dispatch: int = Field(default=1, ge=1)
-    """Steps that the device does without returning to Python; worth raising where a step takes
-    less than a millisecond or two."""
+    num_epochs: Annotated[int, FREE] = Field(default=50, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     lr_schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
     use_class_weights: bool = True
-    """Weight the loss by training.loss.class_weights."""
+    """Weight each action's loss by the inverse of its frequency, so that rare ones count as much as
+    common ones."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Targets become (1 - s) y + s / 2."""
     grad_clip_norm: float | None = Field(default=1.0, gt=0)
@@ -160,22 +175,15 @@ class TrainingConfig(Section):
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
     """Evaluate and play a moving average of the parameters that keeps this share at each step, such
     as 0.999; null for the parameters themselves."""
-    oversample_rare: int = Field(default=1, ge=1)
-    """How many times an epoch visits ticks at which an action is pressed that is pressed in less
-    than a tenth of all ticks."""
     augmentation: AugmentationConfig = AugmentationConfig()
-    early_stopping_patience: int | None = Field(default=None, ge=1)
+    early_stopping_patience: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Epochs without a better evaluation.best_metric after which a run ends; null for never."""
-    checkpoint_dir: str = "checkpoints/{model_name}"
+    checkpoint_dir: Annotated[str, FREE] = "checkpoints/{model_name}"
     """Where the run is kept; {model_name} stands for model.name."""
-    save_every_n_epochs: int = Field(default=5, ge=1)
+    save_every_n_epochs: Annotated[int, FREE] = Field(default=5, ge=1)
     """The best epoch and the last one are saved besides."""
-    keep_last_n_checkpoints: int = Field(default=3, ge=1)
+    keep_last_n_checkpoints: Annotated[int, FREE] = Field(default=3, ge=1)
     """Checkpoints that are kept besides the best one."""
-
-    def weighting(self) -> str | None:
-        """The kind of class weights in force; None for none."""
-        return self.loss.class_weights if self.use_class_weights else None
 
     @pydantic.model_validator(mode="after")
     def _parts(self) -> "TrainingConfig":
@@ -197,24 +205,23 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    eval_every_n_epochs: int = Field(default=1, ge=1)
+    eval_every_n_epochs: Annotated[int, FREE] = Field(default=1, ge=1)
     metrics_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which the metrics count a button as pressed. Play uses thresholds that
     are calibrated per action on the validation split and saved in the checkpoint."""
     onset_tolerance: int = Field(default=2, ge=0)
-    """Ticks by which a predicted press or release may miss the true one."""
-    best_metric: Literal[
-        "exact_match", "macro_f1", "micro_f1", "loss", "fights_won", "boss_health_removed", "reward"
-    ] = "exact_match"
+    """Ticks by which a predicted onset or offset may miss the true one."""
+    best_metric: BestMetric = "exact_match"
     """What chooses the best checkpoint: a validation figure, or, with rollout_every_n_epochs, the
-    mean of its fights. boss_health_removed tells apart policies that never win."""
-    rollout_episodes: int = Field(default=0, ge=0)
+    mean of its fights. onset_f1 counts the moments at which a button goes down, where exact_match
+    rewards holding what is held. boss_health_removed tells apart policies that never win."""
+    rollout_episodes: Annotated[int, FREE] = Field(default=0, ge=0)
     """Fights of each policy in the environment after training; 0 for none."""
-    rollout_every_n_epochs: int = Field(default=0, ge=0)
+    rollout_every_n_epochs: Annotated[int, FREE] = Field(default=0, ge=0)
     """While training, the policy of every n-th epoch and of the last one fights as often, in
     processes on the CPU, on the seeds that follow those of the fights after training; 0 for never.
     """
-    rollout_seed: int = Field(default=1_000_000, ge=0)
+    rollout_seed: Annotated[int, FREE] = Field(default=1_000_000, ge=0)
     """Seed of the first fight, the next is one higher; far from those of recordings."""
 
     @pydantic.model_validator(mode="after")
@@ -296,7 +303,7 @@ class LoggingConfig(Section):
 
 class SystemConfig(Section):
     seed: int = Field(default=42, ge=0, lt=2**31)
-    num_workers: int | None = Field(default=None, ge=1)
+    num_workers: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Reader threads; null is one for each processor core, up to 8. Batches do not depend on it."""
 
     @property
@@ -310,9 +317,9 @@ class Config(Section):
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    play: PlayConfig = PlayConfig()
-    environment: EnvironmentConfig = EnvironmentConfig()
-    logging: LoggingConfig = LoggingConfig()
+    play: Annotated[PlayConfig, FREE] = PlayConfig()
+    environment: Annotated[EnvironmentConfig, FREE] = EnvironmentConfig()
+    logging: Annotated[LoggingConfig, FREE] = LoggingConfig()
     system: SystemConfig = SystemConfig()
 
     @pydantic.model_validator(mode="after")
@@ -440,6 +447,29 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {error}; values must be plain YAML") from error
 
 
+def stored(raw: Mapping[str, Any], source: str) -> Config:
+    """The configuration that an earlier run, perhaps of an earlier version, wrote.
+
+    Raises:
+        UserError: as `validate`.
+    """
+    current = copy.deepcopy(dict(raw))
+    for key in RETIRED:
+        _drop(current, key)
+    return validate(current, source)
+
+
+def free_on_resume(schema: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of the keys and sections that a resumed run may change."""
+    free = set()
+    for name, field in schema.model_fields.items():
+        if FREE in field.metadata:
+            free.add(prefix + name)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            free |= free_on_resume(field.annotation, f"{prefix}{name}.")
+    return free
+
+
 def to_yaml(config: Config) -> str:
     """The resolved configuration, every default spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
@@ -516,10 +546,20 @@ def _keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
 
 def _drop_retired(raw: dict[str, Any], source: str) -> None:
     for key, reason in RETIRED.items():
-        section, name = key.split(".")
-        if isinstance(raw.get(section), dict) and name in raw[section]:
-            del raw[section][name]
+        if _drop(raw, key):
             warnings.warn(f"{source}: {key} is retired and ignored: {reason}", stacklevel=3)
+
+
+def _drop(raw: dict[str, Any], key: str) -> bool:
+    """Removes a dotted key from nested plain data; whether it was there."""
+    *sections, name = key.split(".")
+    section: Any = raw
+    for part in sections:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or name not in section:
+        return False
+    del section[name]
+    return True
 
 
 def _drop_retired_flags(arguments: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-import math
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,27 +12,29 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from BC_training.common import instruction as instructions_
+from BC_training.common import preprocess as preprocessing
 from BC_training.common import window as windows
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.frames.residency import Frames, Opened, open_frames
 from BC_training.common.game_state import with_history
 from BC_training.common.instruction import Instructions
+from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec, Ticks, WindowSpec
 from gameplay_pipeline.plumbing.errors import UserError
 
 SPLITS = ("train", "val", "test")
 
-RARE = 0.1
-"""Frequency below which an action is rare."""
+FIT_FRAMES = 512
+"""Training frames that the normalisation is fitted on, evenly spaced."""
 
 BLOCKS_PER_WINDOW = 4
 """Windows that fit into the blocks in which a dataset of larger chunks is shuffled, at least: what
 a block's first windows need of the block before is decoded besides."""
 
 TOGETHER, MOST_TOGETHER = 2**24, 16
-"""Bytes of frames that a thread reads at once, in up to so many dispatches: to hand one over takes
-as long as to copy a dozen frames."""
+"""Bytes of frames that a thread reads at once, in up to so many batches: to hand one over takes as
+long as to copy a dozen frames."""
 
 
 class Dataset:
@@ -47,7 +49,6 @@ class Dataset:
         *,
         seed: int,
         shuffle_buffer: int,
-        oversample: int = 1,
         instructions: Instructions | None = None,
         instruction: str | None = None,
     ):
@@ -61,7 +62,6 @@ class Dataset:
             seed: of the order in which epochs visit samples.
             shuffle_buffer: ticks among which samples are shuffled where the dataset's chunks hold
                 several frames.
-            oversample: how many times an epoch visits a tick at which a rare action is pressed.
             instructions: tokenizes the episodes' instructions, where the model reads them.
             instruction: of episodes that have none of their own.
 
@@ -116,16 +116,10 @@ class Dataset:
             seed=seed,
             block=block,
             buffer=max(shuffle_buffer // block, 1),
-            copies=None if oversample == 1 else _copies(self.actions, oversample),
         )
 
     def __len__(self) -> int:
         return len(self.actions)
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """More than there are samples where rare ones are visited again."""
-        return len(self._order)
 
     @property
     def episode(self) -> Int[np.ndarray, "N"]:
@@ -166,43 +160,32 @@ class Dataset:
             weight=np.ones(len(samples), np.float32),
         )
 
-    def train_batches(
-        self, *, batch_size: int, starts: Sequence[int], steps: Sequence[int], threads: int
-    ) -> Iterator[Batch]:
-        """Batches for dispatches of one or more steps, read ahead by threads.
+    def train_batches(self, *, batch_size: int, steps: range, threads: int) -> Iterator[Batch]:
+        """The batch of each of the steps, read ahead by threads.
 
         What step holds what is a pure function of (seed, step): each epoch is a new shuffle, whose
         remainder that fills no batch is left out.
 
         Args:
             batch_size: samples in a step.
-            starts: the first step of each dispatch.
-            steps: how many steps each has, all in one epoch.
+            steps: counted from the beginning of the run.
             threads: that read.
-
-        Yields:
-            The batches of a dispatch, stacked: every array has the steps as a further first axis.
 
         Raises:
             DataError: a frame can't be read.
         """
-        steps_per_epoch = self.samples_per_epoch // batch_size
+        steps_per_epoch = len(self) // batch_size
 
         def load(numbers: range) -> list[Batch]:
-            places = [divmod(starts[number], steps_per_epoch) for number in numbers]
-            counts = [steps[number] for number in numbers]
-            spans = [
-                (epoch, at * batch_size, (at + count) * batch_size)
-                for (epoch, at), count in zip(places, counts, strict=True)
-            ]
+            places = [divmod(steps[number], steps_per_epoch) for number in numbers]
+            spans = [(epoch, at * batch_size, (at + 1) * batch_size) for epoch, at in places]
             batch = self.batch(np.concatenate([self._order.samples(*span) for span in spans]))
             for span in spans:
                 for block in self._order.ahead(*span):
                     self._prepare(*block)
-            return _cut(batch, [(count, batch_size) for count in counts])
+            return _cut(batch, batch_size)
 
-        together = self._together(batch_size * max(steps, default=1))
-        return _read_ahead(load, len(starts), together, threads)
+        return _read_ahead(load, len(steps), self._together(batch_size), threads)
 
     def eval_batches(self, *, batch_size: int, threads: int) -> Iterator[Batch]:
         """All samples in order; rows that only fill the last batch up weigh nothing."""
@@ -211,7 +194,7 @@ class Dataset:
             samples = np.arange(numbers.start * batch_size, numbers.stop * batch_size)
             batch = self.batch(np.minimum(samples, len(self) - 1))
             batch = batch._replace(weight=(samples < len(self)).astype(np.float32))
-            return _cut(batch, [(batch_size,)] * len(numbers))
+            return _cut(batch, batch_size)
 
         count = -(-len(self) // batch_size)
         return _read_ahead(load, count, self._together(batch_size), threads)
@@ -248,19 +231,19 @@ class Data:
     spec: DataSpec
     opened: Opened
     splits: dict[str, Dataset]
-    instructions: Instructions | None
-    """Fitted on the training split, where the model reads instructions."""
+    preprocess: Preprocess
+    """Fitted on the training split, or a checkpoint's."""
 
 
 def open_data(
-    config: Config, path: str | None = None, instructions: Instructions | None = None
+    config: Config, path: str | None = None, preprocess: Preprocess | None = None
 ) -> Data:
     """Opens the dataset of a configuration, decodes it if need be, and splits it.
 
     Args:
         config: says which dataset and which split, and, through the model, which window.
         path: another dataset instead.
-        instructions: those of a checkpoint; fitted anew if not given.
+        preprocess: that of a checkpoint; fitted on the training split if not given.
 
     Raises:
         UserError: the dataset can't be used, or not by this model.
@@ -276,15 +259,15 @@ def open_data(
     _refuse_window(window, episodes, spec, config)
     batch = config.training.batch_size * window.ticks * episodes.frame_bytes
     # While one evaluates, what is read ahead for training waits.
-    at_once = [config.training.steps_per_dispatch * batch, batch]
     opened = open_frames(
         episodes,
         settings,
         threads=threads,
-        in_flight=(_buffer(threads) + 2) * sum(_together(size) * size for size in at_once),
+        in_flight=(_buffer(threads) + 2) * 2 * _together(batch) * batch,
     )
     # Only now is it known in which episodes every frame can be read.
     numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)
+    instructions = None if preprocess is None else preprocess.instructions
     if window.instruction and instructions is None:
         texts = [instruction_of(episodes.episodes[n], settings.instruction) for n in numbers[0]]
         instructions = instructions_.fit(texts, window.instruction)
@@ -296,13 +279,32 @@ def open_data(
             opened.frames,
             seed=config.system.seed,
             shuffle_buffer=settings.shuffle_buffer,
-            oversample=config.training.oversample_rare if name == "train" else 1,
             instructions=instructions,
             instruction=settings.instruction,
         )
         for name, chosen in zip(SPLITS, numbers, strict=True)
     }
-    return Data(episodes, spec, opened, splits, instructions)
+    if preprocess is None:
+        preprocess = _fit(splits["train"], spec, config, instructions)
+    spec = spec.model_copy(update={"features": preprocess.features()})
+    return Data(episodes, spec, opened, splits, preprocess)
+
+
+def _fit(
+    train: Dataset, spec: DataSpec, config: Config, instructions: Instructions | None
+) -> Preprocess:
+    if not len(train):
+        raise UserError("dataset.train_ratio: the training split has no episode to fit on")
+    spaced = np.linspace(0, len(train) - 1, min(FIT_FRAMES, len(train))).astype(int)
+    auxiliary = config.model.auxiliary
+    return preprocessing.fit(
+        train.frames(spaced),
+        train.state,
+        attributes=spec.state,
+        instructions=instructions,
+        auxiliary=None if train.auxiliary is None else (str(auxiliary), train.auxiliary),
+        normalize_frames=config.dataset.normalize_frames,
+    )
 
 
 def instruction_of(episode: Episode, default: str | None) -> str:
@@ -346,15 +348,8 @@ def _refuse_window(window: WindowSpec, episodes: Episodes, spec: DataSpec, confi
         )
 
 
-def _copies(actions: Bool[np.ndarray, "N A"], times: int) -> Int[np.ndarray, "N"]:
-    """How often an epoch visits each sample."""
-    frequency = actions.mean(axis=0)
-    rare = actions[:, frequency < RARE].any(axis=1)
-    return np.where(rare, times, 1)
-
-
 def _together(size: int) -> int:
-    """Dispatches that a thread reads at once, each with `size` bytes of frames."""
+    """Batches that a thread reads at once, each with `size` bytes of frames."""
     return min(max(TOGETHER // size, 1), MOST_TOGETHER)
 
 
@@ -363,15 +358,10 @@ def _buffer(threads: int) -> int:
     return threads + 2
 
 
-def _cut(batch: Batch, shapes: Sequence[tuple[int, ...]]) -> list[Batch]:
-    """Batches that follow each other in one: views, each with its first axis in a shape."""
-
-    def part(start: int, shape: tuple[int, ...]) -> Batch:
-        rows = slice(start, start + math.prod(shape))
-        return jax.tree.map(lambda x: x[rows].reshape(*shape, *x.shape[1:]), batch)
-
-    starts = itertools.accumulate(map(math.prod, shapes), initial=0)
-    return [part(start, shape) for start, shape in zip(starts, shapes, strict=False)]
+def _cut(batch: Batch, size: int) -> list[Batch]:
+    """Batches of `size` that follow each other in one, as views."""
+    starts = range(0, len(batch.weight), size)
+    return [jax.tree.map(operator.itemgetter(slice(at, at + size)), batch) for at in starts]
 
 
 def _read_ahead(

@@ -5,11 +5,15 @@ pressed) is None, never NaN, so that everything here converts to plain JSON.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from BC_training.common import onsets
+from BC_training.common.onsets import f1_score, ratio
 
 LEAST_FREQUENCY = 1e-6
 """Frequencies are clipped to [this, 1 - this] in the KL distance, which is infinite without."""
@@ -19,64 +23,146 @@ NEUTRAL_THRESHOLD = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class OnsetMetrics:
-    """How well the moments of pressing, or of releasing, were met."""
+class Comparison:
+    """Predicted and recorded buttons, and the counts that metrics are made of."""
 
-    true: int
-    """Onsets in the recording."""
-    predicted: int
-    matched: int
-    """Pairs of a true and a predicted onset within the tolerance, each used once."""
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    mean_error_ms: float | None
-    """Over the pairs; positive where the prediction is late."""
-    mean_absolute_error_ms: float | None
+    probabilities: Float[np.ndarray, "N A"]
+    actions: Bool[np.ndarray, "N A"]
+    predicted: Bool[np.ndarray, "N A"]
+    """Where the probability reaches the threshold (>=)."""
+    onset_counts: Int[np.ndarray, "A 5"]
+    """True, predicted and matched ones, signed and absolute error in ticks, of each action."""
+    offset_counts: Int[np.ndarray, "A 5"]
+    fps: float | None
+    loss: float | None
+
+    @functools.cached_property
+    def hits(self) -> list[int]:
+        """Rows in which each action is pressed and predicted."""
+        return (self.predicted & self.actions).sum(axis=0).tolist()
+
+    @functools.cached_property
+    def claimed(self) -> list[int]:
+        """Rows in which each action is predicted."""
+        return self.predicted.sum(axis=0).tolist()
+
+    @functools.cached_property
+    def positives(self) -> list[int]:
+        """Rows in which each action is pressed."""
+        return self.actions.sum(axis=0).tolist()
+
+    @functools.cached_property
+    def frequencies(self) -> tuple[Float[np.ndarray, "A"], Float[np.ndarray, "A"]]:
+        """Shares of the rows in which each action is pressed, and in which it is predicted."""
+        return self.actions.mean(axis=0), self.predicted.mean(axis=0)
+
+    @functools.cached_property
+    def f1(self) -> list[float | None]:
+        """The F1 of each action."""
+        counts = zip(self.hits, self.claimed, self.positives, strict=True)
+        return [f1_score(*count) for count in counts]
 
 
-@dataclasses.dataclass(frozen=True)
-class ActionMetrics:
-    """Figures of one action."""
-
-    accuracy: float
-    precision: float | None
-    recall: float | None
-    f1: float | None
-    average_precision: float | None
-    support: int
-    """Rows in which the action is pressed."""
-    true_frequency: float
-    predicted_frequency: float
-    presses: OnsetMetrics
-    releases: OnsetMetrics
-
-
-@dataclasses.dataclass(frozen=True)
-class Metrics:
-    """Figures of all actions together, and of each."""
-
-    rows: int
-    exact_match: float
+def exact_match(comparison: Comparison) -> float:
     """Share of rows in which every action is right."""
-    macro_f1: float | None
-    """Mean F1 of the actions with support; those that are never pressed don't count."""
-    micro_f1: float | None
-    """F1 of the counts summed over actions."""
-    frequency_l1: float
-    """Summed over actions: |true - predicted frequency|."""
-    frequency_l2: float
-    """Root of the sum over actions of (true - predicted frequency) squared."""
-    frequency_kl: float
-    """Nats, summed over actions: KL(Bernoulli(true) || Bernoulli(predicted frequency))."""
-    presses: OnsetMetrics
-    """Onsets of all actions counted together."""
-    releases: OnsetMetrics
-    actions: dict[str, ActionMetrics]
+    return float((comparison.predicted == comparison.actions).all(axis=1).mean())
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, nested as the fields are."""
-        return dataclasses.asdict(self)
+
+def macro_f1(comparison: Comparison) -> float | None:
+    """Mean F1 of the actions with support; those that are never pressed don't count."""
+    pairs = zip(comparison.f1, comparison.positives, strict=True)
+    supported = [f1 for f1, support in pairs if support and f1 is not None]
+    return ratio(sum(supported), len(supported))
+
+
+def micro_f1(comparison: Comparison) -> float | None:
+    """F1 of the counts summed over actions."""
+    return f1_score(sum(comparison.hits), sum(comparison.claimed), sum(comparison.positives))
+
+
+def onset_f1(comparison: Comparison) -> float | None:
+    """F1 of the moments at which a button goes down, of all actions counted together."""
+    return onsets.summarize(comparison.onset_counts.sum(axis=0), comparison.fps).f1
+
+
+def offset_f1(comparison: Comparison) -> float | None:
+    """F1 of the moments at which a button goes up, of all actions counted together."""
+    return onsets.summarize(comparison.offset_counts.sum(axis=0), comparison.fps).f1
+
+
+def frequency_l1(comparison: Comparison) -> float:
+    """Summed over actions: |true - predicted frequency|."""
+    true, predicted = comparison.frequencies
+    return float(np.abs(true - predicted).sum())
+
+
+def frequency_l2(comparison: Comparison) -> float:
+    """Root of the sum over actions of (true - predicted frequency) squared."""
+    true, predicted = comparison.frequencies
+    return float(np.sqrt(((true - predicted) ** 2).sum()))
+
+
+def frequency_kl(comparison: Comparison) -> float:
+    """Nats, summed over actions: KL(Bernoulli(true) || Bernoulli(predicted frequency))."""
+    true, predicted = comparison.frequencies
+    p, q = (np.clip(f, LEAST_FREQUENCY, 1 - LEAST_FREQUENCY) for f in (true, predicted))
+    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A figure of a whole policy: what it is called, and what it is good for."""
+
+    key: str
+    """In evaluation.best_metric."""
+    title: str
+    """Of its column on the console."""
+    compute: Callable[[Comparison], float | None]
+    higher_is_better: bool = True
+    chooses: bool = False
+    """Whether it may choose the best checkpoint."""
+    while_training: bool = False
+    """Whether the table of a training run shows it; that of an evaluation shows all."""
+    rewards_holding: bool = False
+    """Whether it counts every tick for which a button is held, so that repeating the previous
+    action does well at it."""
+    log_key: str = ""
+    """In the figures of a checkpoint, and behind val/ in the log; `key` unless given."""
+
+    def read(self, figures: Mapping[str, Any]) -> float | None:
+        """Its value among the figures of `evaluate`, or of a checkpoint."""
+        value: Any = figures
+        for part in (self.log_key or self.key).split("/"):
+            value = value.get(part)
+        return value
+
+
+METRICS = (
+    Metric("loss", "val", lambda comparison: comparison.loss, higher_is_better=False,
+           chooses=True, while_training=True),
+    Metric("exact_match", "exact", exact_match, chooses=True, while_training=True,
+           rewards_holding=True),
+    Metric("macro_f1", "macro F1", macro_f1, chooses=True, while_training=True,
+           rewards_holding=True),
+    Metric("micro_f1", "micro F1", micro_f1, chooses=True, while_training=True,
+           rewards_holding=True),
+    Metric("onset_f1", "onset F1", onset_f1, chooses=True, while_training=True,
+           log_key="onsets/f1"),
+    Metric("offset_f1", "offset F1", offset_f1, log_key="offsets/f1"),
+    Metric("frequency_l1", "freq L1", frequency_l1, higher_is_better=False, while_training=True),
+    Metric("frequency_l2", "freq L2", frequency_l2, higher_is_better=False),
+    Metric("frequency_kl", "freq KL", frequency_kl, higher_is_better=False),
+)  # fmt: skip
+"""All figures of a whole policy. The console, the log, the choice of the best checkpoint, the rank
+correlation with fights and the documentation follow this table."""
+
+CHOOSING = tuple(metric.key for metric in METRICS if metric.chooses)
+"""The values of evaluation.best_metric that the validation split decides."""
+
+
+def by_key(key: str) -> Metric:
+    """The metric of that key."""
+    return next(metric for metric in METRICS if metric.key == key)
 
 
 def evaluate(
@@ -88,16 +174,17 @@ def evaluate(
     threshold: float | Float[np.ndarray, "A"],
     tolerance: int,
     fps: float | None,
-) -> Metrics:
+    loss: float | None = None,
+) -> dict[str, Any]:
     """Compares predicted with recorded buttons.
 
-    An action is predicted pressed where its probability reaches the threshold (>=). A press onset
-    is a tick at which an action is pressed and was not one tick before; the first tick of an
-    episode follows "nothing pressed", so an action held from the start has an onset there. A
-    release onset is the first tick at which it no longer is pressed; an action still held at the
-    episode's end has none. Of all one-to-one matchings of true and predicted onsets of one action
-    and episode, at most `tolerance` ticks apart, the one with most pairs counts; among those, the
-    one with the smallest total absolute error; among those, the latest predictions.
+    An action is predicted pressed where its probability reaches the threshold (>=). An onset is a
+    tick at which an action is pressed and was not one tick before; the first tick of an episode
+    follows "nothing pressed", so an action held from the start has an onset there. An offset is the
+    first tick at which it no longer is pressed; an action still held at the episode's end has none.
+    Of all one-to-one matchings of true and predicted onsets of one action and episode, at most
+    `tolerance` ticks apart, the one with most pairs counts; among those, the one with the smallest
+    total absolute error; among those, the latest predictions.
 
     Args:
         probabilities: of being pressed, finite.
@@ -107,6 +194,11 @@ def evaluate(
         threshold: for every action, or one each.
         tolerance: in ticks.
         fps: ticks a second; with None the timing errors are None.
+        loss: that the model has on these rows, where there is a model.
+
+    Returns:
+        Plain JSON values: the number of `rows`, each of METRICS by its `log_key`, the fields of
+        OnsetMetrics as `onsets` and `offsets`, and the figures of each action under `actions`.
 
     Raises:
         ValueError: there are no rows, shapes disagree, a probability is not finite, or the
@@ -121,51 +213,44 @@ def evaluate(
     if tolerance < 0 or (fps is not None and not fps > 0):
         raise ValueError(f"tolerance {tolerance} must be 0 or more, fps {fps} above 0")
     predicted = probabilities >= threshold
-    right = predicted == actions
-    positives: list[int] = actions.sum(axis=0).tolist()
-    claimed: list[int] = predicted.sum(axis=0).tolist()
-    hits: list[int] = (predicted & actions).sum(axis=0).tolist()
-    true_frequency, predicted_frequency = actions.mean(axis=0), predicted.mean(axis=0)
-    difference = true_frequency - predicted_frequency
-    # Spread out so that no onset is near one of another episode.
-    first = first_rows(episode)
-    ticks = np.arange(len(episode)) + np.cumsum(first) * (tolerance + 1)
-
-    per_action: dict[str, ActionMetrics] = {}
-    presses, releases = [], []
-    true_edges, predicted_edges = onsets(actions, first), onsets(predicted, first)
-    for a, name in enumerate(names):
-        press, release = (
-            _match(ticks[true[:, a]], ticks[guess[:, a]], tolerance)
-            for true, guess in zip(true_edges, predicted_edges, strict=True)
-        )
-        presses.append(press)
-        releases.append(release)
-        per_action[name] = ActionMetrics(
-            accuracy=float(right[:, a].mean()),
-            precision=_ratio(hits[a], claimed[a]),
-            recall=_ratio(hits[a], positives[a]),
-            f1=_f1(hits[a], claimed[a], positives[a]),
-            average_precision=_average_precision(probabilities[:, a], actions[:, a]),
-            support=positives[a],
-            true_frequency=float(true_frequency[a]),
-            predicted_frequency=float(predicted_frequency[a]),
-            presses=_onset_metrics(press, fps),
-            releases=_onset_metrics(release, fps),
-        )
-    supported = [m.f1 for m in per_action.values() if m.support and m.f1 is not None]
-    return Metrics(
-        rows=len(actions),
-        exact_match=float(right.all(axis=1).mean()),
-        macro_f1=_ratio(sum(supported), len(supported)),
-        micro_f1=_f1(sum(hits), sum(claimed), sum(positives)),
-        frequency_l1=float(np.abs(difference).sum()),
-        frequency_l2=float(np.sqrt((difference**2).sum())),
-        frequency_kl=_bernoulli_kl(true_frequency, predicted_frequency),
-        presses=_onset_metrics(np.sum(presses, axis=0), fps),
-        releases=_onset_metrics(np.sum(releases, axis=0), fps),
-        actions=per_action,
+    onset_counts, offset_counts = onsets.count_edges(
+        actions, predicted, onsets.first_rows(episode), tolerance
     )
+    comparison = Comparison(
+        probabilities, actions, predicted, onset_counts, offset_counts, fps, loss
+    )  # fmt: skip
+    figures: dict[str, Any] = {
+        "rows": len(actions),
+        "onsets": dataclasses.asdict(onsets.summarize(onset_counts.sum(axis=0), fps)),
+        "offsets": dataclasses.asdict(onsets.summarize(offset_counts.sum(axis=0), fps)),
+        "actions": {name: _of_action(comparison, a) for a, name in enumerate(names)},
+    }
+    for metric in METRICS:
+        section, _, name = (metric.log_key or metric.key).rpartition("/")
+        (figures[section] if section else figures)[name] = metric.compute(comparison)
+    return figures
+
+
+def _of_action(comparison: Comparison, a: int) -> dict[str, Any]:
+    """The figures of one action."""
+    hits, claimed, positives = (
+        counts[a] for counts in (comparison.hits, comparison.claimed, comparison.positives)
+    )
+    probabilities, actions = comparison.probabilities[:, a], comparison.actions[:, a]
+    true_frequency, predicted_frequency = comparison.frequencies
+    fps = comparison.fps
+    return {
+        "accuracy": float((comparison.predicted[:, a] == actions).mean()),
+        "precision": ratio(hits, claimed),
+        "recall": ratio(hits, positives),
+        "f1": comparison.f1[a],
+        "average_precision": _average_precision(probabilities, actions),
+        "support": positives,
+        "true_frequency": float(true_frequency[a]),
+        "predicted_frequency": float(predicted_frequency[a]),
+        "onsets": dataclasses.asdict(onsets.summarize(comparison.onset_counts[a], fps)),
+        "offsets": dataclasses.asdict(onsets.summarize(comparison.offset_counts[a], fps)),
+    }
 
 
 def baselines(
@@ -176,7 +261,7 @@ def baselines(
     names: Sequence[str],
     tolerance: int,
     fps: float | None,
-) -> dict[str, Metrics]:
+) -> dict[str, dict[str, Any]]:
     """What needs no model, scored as `evaluate` scores a model.
 
     `nothing pressed`; `majority`: an action is always pressed if it is in more than half of the
@@ -193,7 +278,7 @@ def baselines(
     predictions = {
         "nothing pressed": np.zeros_like(actions),
         "majority": np.broadcast_to(train_frequency > 0.5, actions.shape),
-        "repeat the previous action": previous(actions, first_rows(episode)),
+        "repeat the previous action": onsets.previous(actions, onsets.first_rows(episode)),
     }
     return {
         baseline: evaluate(
@@ -247,19 +332,6 @@ def _check(probabilities: np.ndarray, actions: np.ndarray) -> None:
         raise ValueError(f"the probability in row {row}, action {column} is not finite")
 
 
-def _ratio(part: float | int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def _f1(hits: int, claimed: int, positives: int) -> float | None:
-    return _ratio(2 * hits, claimed + positives)
-
-
-def _bernoulli_kl(true: Float[np.ndarray, "A"], predicted: Float[np.ndarray, "A"]) -> float:
-    p, q = (np.clip(f, LEAST_FREQUENCY, 1 - LEAST_FREQUENCY) for f in (true, predicted))
-    return float((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum())
-
-
 def _ranked(
     scores: Float[np.ndarray, "N"], pressed: Bool[np.ndarray, "N"]
 ) -> tuple[Float[np.ndarray, "D"], Int[np.ndarray, "D"], Int[np.ndarray, "D"]]:
@@ -274,7 +346,7 @@ def _average_precision(
     scores: Float[np.ndarray, "N"], pressed: Bool[np.ndarray, "N"]
 ) -> float | None:
     _, hits, claimed = _ranked(scores, pressed)
-    return _ratio(float((np.diff(hits, prepend=0) * hits / claimed).sum()), int(hits[-1]))
+    return ratio(float((np.diff(hits, prepend=0) * hits / claimed).sum()), int(hits[-1]))
 
 
 def precision_recall(
@@ -284,67 +356,3 @@ def precision_recall(
     probabilities as the threshold, highest first."""
     _, hits, claimed = _ranked(scores, pressed)
     return hits / claimed, hits / hits[-1]
-
-
-def first_rows(episode: Int[np.ndarray, "N"]) -> Bool[np.ndarray, "N"]:
-    """Which rows begin an episode."""
-    return np.append(True, episode[1:] != episode[:-1])[: len(episode)]
-
-
-def previous(
-    pressed: Bool[np.ndarray, "N A"], first: Bool[np.ndarray, "N"]
-) -> Bool[np.ndarray, "N A"]:
-    """What was pressed one tick before; nothing at an episode's first tick."""
-    return np.roll(pressed, 1, axis=0) & ~first[:, None]
-
-
-def onsets(
-    pressed: Bool[np.ndarray, "N A"], first: Bool[np.ndarray, "N"]
-) -> tuple[Bool[np.ndarray, "N A"], Bool[np.ndarray, "N A"]]:
-    """Where presses and releases happen."""
-    before = previous(pressed, first)
-    return pressed & ~before, before & ~pressed
-
-
-def _match(
-    true: Int[np.ndarray, "M"], predicted: Int[np.ndarray, "P"], tolerance: int
-) -> Int[np.ndarray, "5"]:
-    """Matches sorted times: the numbers of true, predicted and paired ones, signed, total error.
-
-    On a line some best matching has no crossing pairs, so that an alignment by dynamic programming
-    finds it. It only visits pairs within the tolerance.
-    """
-    # One integer orders matchings by pairs, then total error, then lateness, and holds all three.
-    base = 2 * tolerance * len(true) + 1
-    lows = np.searchsorted(predicted, true - tolerance, side="left").tolist()
-    highs = np.searchsorted(predicted, true + tolerance, side="right").tolist()
-    guesses = predicted.tolist()
-    # best[j]: the best matching of the true times so far with the first j predicted ones.
-    best = [0]
-    for time, low, high in zip(true.tolist(), lows, highs, strict=True):
-        best.extend([best[-1]] * (high + 1 - len(best)))
-        diagonal = best[low]
-        for j in range(low, high):
-            error = guesses[j] - time
-            paired = diagonal + (base - abs(error)) * base + error
-            diagonal = best[j + 1]
-            best[j + 1] = max(diagonal, best[j], paired)
-    half = base // 2
-    signed = (best[-1] + half) % base - half
-    rest = (best[-1] - signed) // base
-    pairs = -(-rest // base)
-    return np.array([len(true), len(predicted), pairs, signed, pairs * base - rest])
-
-
-def _onset_metrics(counts: Int[np.ndarray, "5"], fps: float | None) -> OnsetMetrics:
-    true, predicted, pairs, signed, absolute = counts.tolist()
-    return OnsetMetrics(
-        true=true,
-        predicted=predicted,
-        matched=pairs,
-        precision=_ratio(pairs, predicted),
-        recall=_ratio(pairs, true),
-        f1=_f1(pairs, predicted, true),
-        mean_error_ms=None if fps is None else _ratio(1000 / fps * signed, pairs),
-        mean_absolute_error_ms=None if fps is None else _ratio(1000 / fps * absolute, pairs),
-    )

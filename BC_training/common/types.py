@@ -134,7 +134,7 @@ class DataSpec(Section):
     """The S state attributes, in the order of the dataset's columns; empty where there are none."""
     frame: FrameContract
     features: Features = Features()
-    """Known once preprocessing is fitted."""
+    """Of the fitted preprocessing."""
 
 
 class Ticks(NamedTuple):

@@ -55,7 +55,6 @@ class Order:
         seed: int,
         block: int = 1,
         buffer: int = 1,
-        copies: Int[np.ndarray, "N"] | None = None,
     ):
         """Lays episodes end to end.
 
@@ -64,13 +63,10 @@ class Order:
             seed: of all epochs.
             block: neighbouring ticks of an episode that stay together, from its start.
             buffer: blocks whose samples are shuffled among each other.
-            copies: how many times an epoch visits each sample; once if not given.
         """
         self._seed, self._block = seed, block
         self._buffer = buffer
-        self._copies = copies
-        self._ends = None if copies is None else np.cumsum(copies)
-        self._size = int(lengths.sum() if copies is None else copies.sum())
+        self._size = int(lengths.sum())
         self._firsts = np.cumsum(lengths) - lengths
         self._lengths = lengths
         self._blocks = -(-lengths // block)
@@ -116,17 +112,11 @@ class Order:
         """An epoch's order of the blocks, and where each group of them ends."""
         order = np.random.default_rng([self._seed, epoch]).permutation(int(self._blocks.sum()))
         firsts, lasts = self._bounds(order)
-        ends = np.cumsum(self._places(lasts) - self._places(firsts))
+        ends = np.cumsum(lasts - firsts)
         ends = ends[self._buffer - 1 :: self._buffer]
         if len(order) % self._buffer:
             ends = np.append(ends, self._size)
         return order, ends
-
-    def _places(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        """Places that the samples before each of these take, were they not shuffled."""
-        if self._ends is None:
-            return samples
-        return np.where(samples > 0, self._ends[samples - 1], 0)
 
     def _bounds(
         self, blocks: Int[np.ndarray, "n"]
@@ -148,12 +138,9 @@ class Order:
         """All samples of a group of blocks, shuffled; of single ticks, the next ones in order."""
         if self._block == 1:
             places = np.arange(group * SLAB, min((group + 1) * SLAB, self._size))
-            found = permuted(places, self._size, np.random.SeedSequence([self._seed, epoch]))
-            return found if self._ends is None else np.searchsorted(self._ends, found, "right")
+            return permuted(places, self._size, np.random.SeedSequence([self._seed, epoch]))
         firsts, lasts = self._group_blocks(epoch, group)
         found = np.concatenate([np.arange(a, b) for a, b in zip(firsts, lasts, strict=True)])
-        if self._copies is not None:
-            found = np.repeat(found, self._copies[found])
         return np.random.default_rng([self._seed, epoch, group]).permutation(found)
 
 

@@ -8,9 +8,6 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-ClassWeights = tuple[Float[Array, "A"], Float[Array, "A"]]
-"""Weights of pressed and of released targets."""
-
 MAX_WEIGHT = 20.0
 """Bound on a class weight relative to the smallest: an action pressed once in a split must not
 drown the others, and one that is never pressed must not weigh infinitely."""
@@ -20,7 +17,7 @@ drown the others, and one that is never pressed must not weigh infinitely."""
 class Objective:
     """How the terms of a loss count."""
 
-    class_weights: ClassWeights
+    class_weights: Float[Array, "A"]
     label_smoothing: float = 0.0
     """Targets become (1 - s) y + s / 2."""
     focal_gamma: float = 0.0
@@ -30,32 +27,24 @@ class Objective:
     """Ticks at which any button changes count 1 plus this."""
 
 
-def class_weights(actions: Bool[np.ndarray, "N A"], kind: str | None) -> ClassWeights:
-    """Weights of pressed and of released targets, per action.
+def class_weights(actions: Bool[np.ndarray, "N A"]) -> Float[Array, "A"]:
+    """The inverse frequency of each action, scaled to a mean of one.
+
+    A rare action then counts as much as a common one. One that is never pressed weighs as little as
+    the commonest: there is nothing rare to learn about it.
 
     Args:
         actions: the training split's.
-        kind: `inverse_frequency` weights both targets of an action by the inverse of the action's
-            frequency, scaled to a mean of one, so a rare action counts as much as a common one and
-            its probabilities stay calibrated. `positive` weights only the pressed target, by
-            released to pressed. None weights nothing.
 
     Returns:
-        (pressed, released), finite and positive. An action that is never pressed weighs as little
-        as the commonest: there is nothing rare to learn about it.
+        Finite and positive weights.
     """
-    ones = jnp.ones(actions.shape[1], jnp.float32)
-    if kind is None or not actions.any():
-        return ones, ones
     frequency = actions.mean(axis=0)
-    frequency = np.where(frequency > 0, frequency, frequency.max())
-    if kind == "positive":
-        odds = np.clip((1 - frequency) / frequency, 1 / MAX_WEIGHT, MAX_WEIGHT)
-        return jnp.asarray(odds, jnp.float32), ones
-    inverse = 1 / frequency
+    if not actions.any():
+        return jnp.ones(len(frequency), jnp.float32)
+    inverse = 1 / np.where(frequency > 0, frequency, frequency.max())
     inverse = np.minimum(inverse, MAX_WEIGHT * inverse.min())
-    weights = jnp.asarray(inverse / inverse.mean(), jnp.float32)
-    return weights, weights
+    return jnp.asarray(inverse / inverse.mean(), jnp.float32)
 
 
 def actions_loss(
@@ -70,7 +59,6 @@ def actions_loss(
 
     Zero where no target is valid.
     """
-    pressed, released = objective.class_weights
     smoothing = objective.label_smoothing
     logits = logits.astype(jnp.float32)
     smooth = actions.astype(jnp.float32) * (1 - smoothing) + smoothing / 2
@@ -78,7 +66,7 @@ def actions_loss(
     if objective.focal_gamma:
         missing = jax.nn.sigmoid(jnp.where(actions, -logits, logits))
         terms = terms * missing**objective.focal_gamma
-    terms = terms * jnp.where(actions, pressed[None, None], released[None, None])
+    terms = terms * objective.class_weights[None, None]
     mask = valid * weight[:, None]
     counts = mask
     if objective.onset_weight:

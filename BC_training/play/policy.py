@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from BC_training.checkpoints import store as checkpoint
-from BC_training.checkpoints.store import Bundle
+from BC_training.checkpoints.bundle import Bundle
 from BC_training.common.game_state import Moment, with_history
 from BC_training.common.types import Observation, Ticks, WindowSpec
 from BC_training.networks.model import Model
@@ -41,7 +41,7 @@ class Policy:
             model: with its trained parameters.
         """
         self.bundle = bundle
-        config = bundle.resolved_config()
+        config = bundle.config
         self._window, self.play = config.model.window(), config.play
         self._instruction = config.dataset.instruction
         self._thresholds = np.array(bundle.thresholds)
@@ -90,7 +90,7 @@ class Policy:
             text = instruction or self._instruction or instructions.known[0]
             self._tokens = instructions.encode(text)[None]
         elif instruction is not None:
-            name = self.bundle.resolved_config().model.name
+            name = self.bundle.config.model.name
             raise UserError(f"instruction: {name} reads none")
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:

@@ -1,6 +1,7 @@
 """What is minimised, and how: objective, learning-rate schedule, gradient clipping, optimizer."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Bool
@@ -16,8 +17,9 @@ def objective(config: TrainingConfig, actions: Bool[np.ndarray, "N A"]) -> Objec
         config: of the training.
         actions: the training split's.
     """
+    count = actions.shape[1]
     return Objective(
-        class_weights=class_weights(actions, config.weighting()),
+        class_weights=class_weights(actions) if config.use_class_weights else jnp.ones(count),
         label_smoothing=config.label_smoothing,
         focal_gamma=config.loss.focal_gamma if config.loss.type == "focal" else 0.0,
         onset_weight=config.loss.onset_weight,

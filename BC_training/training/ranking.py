@@ -1,25 +1,16 @@
 """Which offline figure ranks the checkpoints of a run as their fights do."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from rich.table import Table
+from scipy import stats
 
 from BC_training.common import console
-
-OFFLINE = {
-    "val/loss": -1,
-    "val/exact_match": 1,
-    "val/macro_f1": 1,
-    "val/micro_f1": 1,
-    "val/presses/f1": 1,
-    "val/releases/f1": 1,
-    "val/frequency_l1": -1,
-    "val/frequency_kl": -1,
-}
-"""Figures that may rank checkpoints; those with -1 are best when low."""
+from BC_training.common.metrics import METRICS
 
 FIGHTS = ("fights/won", "fights/boss_health_removed", "fights/seconds", "fights/return")
 
@@ -41,22 +32,38 @@ def correlate(history: Sequence[Mapping[str, Any]]) -> tuple[Correlations, int]:
         equal in one or fewer than two have both; and how many checkpoints fought.
     """
     fought = [row for row in history if any(name in row for name in FIGHTS)]
-    found: Correlations = {}
-    for offline, sign in OFFLINE.items():
-        found[offline] = {}
+    correlations: Correlations = {}
+    for metric in METRICS:
+        offline = f"val/{metric.log_key or metric.key}"
+        correlations[offline] = {}
         for name in FIGHTS:
             pairs = [(row.get(offline), row.get(name)) for row in fought]
-            known = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
-            rho = spearman(known[:, 0], known[:, 1])
-            found[offline][name] = None if rho is None else sign * rho
-    return found, len(fought)
+            both = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
+            rho = spearman(both[:, 0], both[:, 1])
+            sign = 1 if metric.higher_is_better else -1
+            correlations[offline][name] = None if rho is None else sign * rho
+    return correlations, len(fought)
+
+
+def tell(history: Sequence[Mapping[str, Any]]) -> Correlations:
+    """Prints the correlations of a run, or warns that there are too few fights for any."""
+    correlations, count = correlate(history)
+    if count > 1:
+        console.make_console().print(table(correlations, count))
+    if count < FEWEST:
+        warnings.warn(
+            f"{count} checkpoints fought: with fewer than {FEWEST}, chance ranks them alike",
+            stacklevel=2,
+        )
+    return correlations
 
 
 def spearman(one: Float[np.ndarray, "N"], other: Float[np.ndarray, "N"]) -> float | None:
     """Spearman's rank correlation; None where one side has no two different values."""
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+    result: Any = stats.spearmanr(one, other)
+    return float(result.statistic)
 
 
 def table(correlations: Correlations, checkpoints: int) -> Table:
@@ -67,14 +74,8 @@ def table(correlations: Correlations, checkpoints: int) -> Table:
     made.add_column("offline figure", no_wrap=True)
     for name in FIGHTS:
         made.add_column(name.removeprefix("fights/").replace("_", " "), justify="right")
-    for offline, row in correlations.items():
-        low = " (low is good)" if OFFLINE[offline] < 0 else ""
+    for metric, row in zip(METRICS, correlations.values(), strict=True):
+        low = "" if metric.higher_is_better else " (low is good)"
         cells = ["-" if rho is None else f"{rho:.2f}" for rho in row.values()]
-        made.add_row(offline.removeprefix("val/").replace("/", " ") + low, *cells)
+        made.add_row(metric.key.replace("_", " ") + low, *cells)
     return made
-
-
-def _ranks(values: Float[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
-    """From 1; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]

@@ -6,19 +6,22 @@ val_action/ACTION/, fights/, time/, data/, gradients/.
 
 import contextlib
 import json
-import netrc
 import os
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
+from BC_training.checkpoints.bundle import versions
 from BC_training.common import config as configs
 from BC_training.common.config import Config
+from BC_training.common.episodes import Episodes
 
 WANDB_TIMEOUT_S = 30
 
@@ -39,7 +42,7 @@ class RunLog:
         config: Config,
         *,
         resume_from: int | None,
-        facts: Mapping[str, str | None] | None = None,
+        metadata: Mapping[str, str | None] | None = None,
     ):
         """Opens the log of a run.
 
@@ -48,18 +51,18 @@ class RunLog:
             config: of the run; its section `logging` says who else takes part.
             resume_from: the step that the run goes on from; later lines, of steps that will be
                 done again, are dropped. None starts the file anew.
-            facts: what the configuration doesn't say, such as the code's revision.
+            metadata: what the configuration doesn't say, such as the code's revision.
         """
         self._path = folder / "metrics.jsonl"
         self._file = _open(self._path, resume_from)
         self._wandb: Any = None
         self._board: Any = None
-        settings, facts = config.logging, dict(facts or {})
+        settings, metadata = config.logging, dict(metadata or {})
         if settings.use_wandb:
-            with self._spared():
-                self._wandb = _start_wandb(folder, config, facts, resume_from)
+            with self._wandb_optional():
+                self._wandb = _start_wandb(folder, config, metadata, resume_from)
         if settings.tensorboard:
-            self._board = _start_tensorboard(folder, config, facts, resume_from)
+            self._board = _start_tensorboard(folder, config, metadata, resume_from)
 
     @property
     def draws(self) -> bool:
@@ -72,7 +75,7 @@ class RunLog:
         self._file.flush()
         charted = _charted(figures)
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 # Steps are a figure like others: W&B's own count can't go back, and a resumed run
                 # does again what came after its checkpoint.
                 self._wandb.log({"step": step, **charted})
@@ -83,7 +86,7 @@ class RunLog:
     def show(self, step: int, pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]) -> None:
         """Adds RGB pictures by their names."""
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 import wandb
 
                 images = {name: wandb.Image(picture) for name, picture in pictures.items()}
@@ -95,7 +98,7 @@ class RunLog:
     def film(self, step: int, name: str, video: Path) -> None:
         """Adds an .mp4; TensorBoard shows none."""
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 import wandb
 
                 self._wandb.log({"step": step, name: wandb.Video(str(video), format="mp4")})
@@ -103,13 +106,13 @@ class RunLog:
     def conclude(self, figures: Mapping[str, Any]) -> None:
         """What Weights & Biases shows of the whole run, beside the latest figures."""
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 self._wandb.summary.update(_charted(figures))
 
     def artifact(self, name: str, checkpoint: Path, figures: Mapping[str, Any]) -> None:
         """Uploads a checkpoint to Weights & Biases."""
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 import wandb
 
                 artifact = wandb.Artifact(name, type="model", metadata=_charted(figures))
@@ -127,19 +130,83 @@ class RunLog:
     def close(self) -> None:
         self._file.close()
         if self._wandb is not None:
-            with self._spared():
+            with self._wandb_optional():
                 self._wandb.finish()
         if self._board is not None:
             self._board.close()
 
     @contextlib.contextmanager
-    def _spared(self) -> Iterator[None]:
+    def _wandb_optional(self) -> Iterator[None]:
         """Whatever goes wrong with Weights & Biases is said once; the run goes on without it."""
         try:
             yield
         except Exception as error:
             self._wandb = None
             warnings.warn(f"Weights & Biases takes no further part: {error}", stacklevel=4)
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def seconds(self) -> float:
+        """Until now."""
+        return time.monotonic() - self._began
+
+
+class Meter:
+    """Figures of an epoch's steps, and the time that they took."""
+
+    def __init__(self) -> None:
+        self._stopwatch, self._waited = Stopwatch(), 0.0
+        self._unread: list[Mapping[str, Array]] = []
+        self._losses: list[float] = []
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around waiting for a batch."""
+        stopwatch = Stopwatch()
+        yield
+        self._waited += stopwatch.seconds()
+
+    def add(self, figures: Mapping[str, Array]) -> None:
+        """A step's figures, which may not be computed yet."""
+        self._unread.append(figures)
+
+    def read(self) -> dict[str, float]:
+        """Means of the figures since the last reading; waits for the device."""
+        rows = jax.device_get(self._unread)
+        self._unread = []
+        self._losses += [float(row["train/loss"]) for row in rows]
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def mean_loss(self) -> float:
+        """Over all steps that were read; NaN where there are none."""
+        return float(np.mean(self._losses)) if self._losses else float("nan")
+
+    def costs(self, frames: int) -> dict[str, float]:
+        """Speed and waiting, for so many frames."""
+        seconds = self._stopwatch.seconds()
+        return {
+            "time/frames_per_second": frames / seconds,
+            "time/epoch_s": seconds,
+            "data/wait_share": self._waited / seconds,
+        }
+
+
+def metadata(config: Config, episodes: Episodes) -> dict[str, str | None]:
+    """What tells two runs of one configuration apart; empty where nobody takes it."""
+    if not config.logging.use_wandb and not config.logging.tensorboard:
+        return {}
+    return {
+        "code": revision(),
+        "dataset": str(episodes.path),
+        "dataset_fingerprint": episodes.fingerprint(),
+        "device": jax.devices()[0].device_kind,
+        **versions(),
+    }
 
 
 def revision() -> str | None:
@@ -166,7 +233,9 @@ def _charted(figures: Mapping[str, Any]) -> dict[str, Any]:
 def _open(path: Path, resume_from: int | None) -> TextIO:
     kept = []
     if resume_from is not None and path.exists():
-        for line in path.read_text().splitlines():
+        # Earlier versions called onsets presses, and offsets releases.
+        text = path.read_text().replace("/presses/", "/onsets/").replace("/releases/", "/offsets/")
+        for line in text.splitlines():
             try:
                 step = json.loads(line)["step"]
             except (json.JSONDecodeError, KeyError, TypeError):
@@ -180,7 +249,7 @@ def _open(path: Path, resume_from: int | None) -> TextIO:
 
 
 def _start_tensorboard(
-    folder: Path, config: Config, facts: Mapping[str, str | None], resume_from: int | None
+    folder: Path, config: Config, metadata: Mapping[str, str | None], resume_from: int | None
 ) -> Any:
     import tensorboardX
 
@@ -188,13 +257,16 @@ def _start_tensorboard(
     purge = None if resume_from is None else resume_from + 1
     board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
     # As Markdown, where four spaces make a text stand as it is.
-    for name, text in (("config", configs.to_yaml(config)), ("run", json.dumps(facts, indent=2))):
+    for name, text in (
+        ("config", configs.to_yaml(config)),
+        ("run", json.dumps(metadata, indent=2)),
+    ):
         board.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), 0)
     return board
 
 
 def _start_wandb(
-    folder: Path, config: Config, facts: Mapping[str, str | None], resume_from: int | None
+    folder: Path, config: Config, metadata: Mapping[str, str | None], resume_from: int | None
 ) -> Any:
     """A run on Weights & Biases; offline where there is no key or no network."""
     import wandb  # takes a second, and over the standard output, so only where it is wanted
@@ -206,7 +278,7 @@ def _start_wandb(
         "project": config.logging.wandb_project,
         "entity": config.logging.wandb_entity,
         "name": config.logging.wandb_run_name,
-        "config": {**config.model_dump(mode="json"), "run": dict(facts)},
+        "config": {**config.model_dump(mode="json"), "run": dict(metadata)},
         "dir": str(folder),
         "settings": settings,
     }
@@ -232,10 +304,7 @@ def _start_wandb(
 
 
 def _has_key() -> bool:
-    """Whether W&B would find a key: in the environment, or where `wandb login` leaves it."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
+    """Whether W&B itself finds a key: in the environment, a netrc of any host, its settings."""
+    import wandb
+
+    return bool(wandb.login(prompt=False))

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from BC_training import evaluate, train
+from BC_training import evaluate
 from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
+from BC_training.training import trainer
 from tests.support.commands import run
 from tests.support.made_data import make_dataset
 
@@ -35,13 +36,13 @@ def trained(tmp_path_factory):
             "checkpoint_dir": str(folder / "run"),
         },
     }  # fmt: skip
-    return train.train(configs.validate(raw, "the test"))
+    return trainer.train(configs.validate(raw, "the test"))
 
 
 @pytest.fixture(scope="module")
 def opened(trained):
     bundle, model = checkpoints.load_model(checkpoints.locate(trained))
-    return bundle, model, open_data(bundle.resolved_config())
+    return bundle, model, open_data(bundle.config)
 
 
 def test_taking_the_sense_away_that_it_goes_by_costs_the_most(opened):

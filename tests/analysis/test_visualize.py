@@ -17,7 +17,7 @@ pytest.importorskip("rerun", reason="needs the dependency group: uv run --group 
 import rerun
 from rerun.chunk import RrdReader
 
-from BC_training import models, train, visualize
+from BC_training import models, visualize
 from BC_training.analysis import policy as policy_analysis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
@@ -88,11 +88,10 @@ def untrained(folder, made, model, thresholds=(0.0, 0.5, 1.0)):
     }  # fmt: skip
     config = configs.validate(raw, "the test")
     data = open_data(config)
-    fitted = train.fit_preprocess(data, config)
     changes = {
-        "config": config.model_dump(mode="json"),
-        "spec": data.spec.model_copy(update={"features": fitted.features()}),
-        "preprocess": fitted,
+        "config": config,
+        "spec": data.spec,
+        "preprocess": data.preprocess,
         "thresholds": thresholds,
     }
     return save_policy(folder / "run", made_bundle(ACTIONS).model_copy(update=changes))
@@ -174,15 +173,15 @@ def test_a_checkpoint_is_shown_as_it_plays(made, tmp_path, monkeypatch, model):
     heat = [picture(found["/screen/saliency", "blob"][tick])[..., 3] for tick in range(20)]
     seen = np.array([image.max() > 0 for image in heat])
     np.testing.assert_array_equal(seen, np.any(pressed, axis=1))
-    if policy.bundle.resolved_config().model.window().chunk == 1:
+    if policy.bundle.config.model.window().chunk == 1:
         np.testing.assert_allclose(probabilities, in_windows(folder, 3), atol=1e-5)
 
 
 def in_windows(folder, number):
     """Probabilities for an episode by the way that training takes."""
     bundle, model = checkpoints.load_model(folder)
-    data = open_data(bundle.resolved_config(), None, bundle.preprocess.instructions)
-    everything = data.episodes.split(0.8, 0.2, bundle.resolved_config().dataset.split_seed)
+    data = open_data(bundle.config, None, bundle.preprocess)
+    everything = data.episodes.split(0.8, 0.2, bundle.config.dataset.split_seed)
     (split,) = [at for at, numbers in enumerate(everything) if number in numbers]
     dataset = list(data.splits.values())[split]
     samples = np.flatnonzero(dataset.episode == everything[split].index(number))

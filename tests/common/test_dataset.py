@@ -1,13 +1,11 @@
 """Batches against a slow, obvious implementation, on every residency."""
 
-from collections import Counter
-
 import jax
 import numpy as np
 import pytest
 
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import RARE, Dataset
+from BC_training.common.dataset import Dataset
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames import residency
 from BC_training.common.types import WindowSpec
@@ -29,7 +27,7 @@ def open_split(
     opened = residency.open_frames(episodes, settings, threads=2, in_flight=0)
     return Dataset(
         episodes, numbers, window, opened.frames,
-        seed=seed, shuffle_buffer=shuffle_buffer, oversample=oversample,
+        seed=seed, shuffle_buffer=shuffle_buffer,
     )  # fmt: skip
 
 
@@ -39,11 +37,8 @@ def frames_of(dataset, batch):
     return frames if dataset.resident is None else np.asarray(dataset.resident)[frames]
 
 
-def train_batches(dataset, first, stop, per_dispatch=1, threads=2):
-    starts = list(range(first, stop, per_dispatch))
-    steps = [min(per_dispatch, stop - start) for start in starts]
-    found = dataset.train_batches(batch_size=8, starts=starts, steps=steps, threads=threads)
-    return list(found)
+def train_batches(dataset, first, stop, threads=2):
+    return list(dataset.train_batches(batch_size=8, steps=range(first, stop), threads=threads))
 
 
 @pytest.mark.parametrize("kind", RESIDENCIES)
@@ -96,22 +91,13 @@ def test_an_epoch_visits_each_sample_at_most_once_and_resumes_anywhere(tmp_path,
     dataset = open_split(made, tmp_path)
     steps = len(dataset) // 8
     whole = train_batches(dataset, 0, 2 * steps, threads=1)
-    frames = np.concatenate([batch.observation.frames[0, :, -1] for batch in whole[:steps]])
+    frames = np.concatenate([batch.observation.frames[:, -1] for batch in whole[:steps]])
     assert len({frame.tobytes() for frame in frames}) == steps * 8
     later = train_batches(open_split(made, tmp_path), steps + 1, 2 * steps, threads=3)
     for one, other in zip(whole[steps + 1 :], later, strict=True):
         assert np.array_equal(one.observation.frames, other.observation.frames)
         assert np.array_equal(one.actions, other.actions)
     assert not np.array_equal(whole[0].observation.frames, whole[steps].observation.frames)
-
-
-def test_a_dispatch_of_several_steps_holds_what_they_hold_singly(made, tmp_path):
-    dataset = open_split(made, tmp_path)
-    singles = train_batches(dataset, 0, 7)
-    several = train_batches(dataset, 0, 7, per_dispatch=3)
-    assert [len(batch.weight) for batch in several] == [3, 3, 1]
-    joined = np.concatenate([batch.observation.frames for batch in several])
-    assert np.array_equal(joined, np.concatenate([b.observation.frames for b in singles]))
 
 
 def test_evaluation_keeps_the_order_and_weighs_filling_rows_zero(made, tmp_path):
@@ -122,30 +108,6 @@ def test_evaluation_keeps_the_order_and_weighs_filling_rows_zero(made, tmp_path)
     assert weight[: len(dataset)].all()
     now = np.concatenate([batch.actions[:, 0] for batch in batches])[: len(dataset)]
     assert np.array_equal(now, dataset.actions)
-
-
-@pytest.mark.parametrize("chunk", [1, 16])
-def test_rare_actions_are_visited_again(tmp_path, chunk):
-    lengths = (40, 30, 50)
-    made = make_dataset(tmp_path / "made.zarr", lengths, chunk=chunk)
-    dataset = open_split(made, tmp_path, (0, 1, 2), oversample=3)
-    often = open_split(made, tmp_path, (0, 1, 2))
-    assert often.samples_per_epoch == len(often) == 120
-    frequency = dataset.actions.mean(axis=0)
-    assert (frequency >= RARE).all()  # nothing is rare here ...
-    assert dataset.samples_per_epoch == 120
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("BC_training.common.dataset.RARE", float(frequency.min()) + 1e-6)
-        dataset = open_split(made, tmp_path, (0, 1, 2), oversample=3)
-    rare = dataset.actions[:, frequency.argmin()]  # ... until it counts as such
-    assert dataset.samples_per_epoch == 120 + 2 * rare.sum()
-    (whole,) = dataset.train_batches(
-        batch_size=dataset.samples_per_epoch, starts=[0], steps=[1], threads=1
-    )
-    seen = Counter(frame.tobytes() for frame in frames_of(dataset, first(whole))[:, -1])
-    for sample, again in enumerate(rare):
-        (frame,) = dataset.frames(np.array([sample]))
-        assert seen[frame.tobytes()] == (3 if again else 1)
 
 
 def first(batches):

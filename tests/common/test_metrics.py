@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, exhaustive search and cases worked out by hand."""
 
 import json
+import types
 import warnings
 
 import numpy as np
@@ -15,7 +16,9 @@ from sklearn.metrics import (
 )
 
 from BC_training.common import metrics
-from BC_training.common.metrics import OnsetMetrics, baselines, calibrate, evaluate
+from BC_training.common import onsets as onset_counts
+from BC_training.common.metrics import baselines, calibrate, evaluate
+from BC_training.common.onsets import OnsetMetrics
 
 FPS = 20.0
 
@@ -40,15 +43,28 @@ def names(count: int) -> list[str]:
 def score(probabilities, actions, episode=None, threshold=0.5, tolerance=2, fps=FPS):
     """`evaluate` with what most tests don't care about filled in."""
     episode = np.zeros(len(actions), int) if episode is None else np.asarray(episode)
-    return evaluate(
-        probabilities,
-        actions,
-        episode,
-        names=names(actions.shape[1]),
-        threshold=threshold,
-        tolerance=tolerance,
-        fps=fps,
+    return attributes(
+        evaluate(
+            probabilities,
+            actions,
+            episode,
+            names=names(actions.shape[1]),
+            threshold=threshold,
+            tolerance=tolerance,
+            fps=fps,
+        )
     )
+
+
+def attributes(figures):
+    """Figures as attributes, which read better; actions keep their names."""
+    whole = types.SimpleNamespace(**figures)
+    for name in ("onsets", "offsets"):
+        if name in figures:
+            setattr(whole, name, OnsetMetrics(**figures[name]))
+    if "actions" in figures:
+        whole.actions = {name: attributes(row) for name, row in figures["actions"].items()}
+    return whole
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,20 +119,20 @@ def test_frequency_distance_is_finite_where_an_action_is_never_or_always_predict
 
 
 def onsets(true, predicted, episode=None, tolerance=2):
-    """Press and release figures of one action, given as one digit a tick."""
+    """Onset and offset figures of one action, given as one digit a tick."""
     pressed = np.array([[c == "1"] for c in true])
     guess = np.array([[c == "1"] for c in predicted], np.float32)
     found = score(guess, pressed, episode, tolerance=tolerance)
     action = found.actions["action_0"]
-    assert (found.presses, found.releases) == (action.presses, action.releases)
-    return action.presses, action.releases
+    assert (found.onsets, found.offsets) == (action.onsets, action.offsets)
+    return action.onsets, action.offsets
 
 
 def test_onset_timing_and_sign():
-    presses, releases = onsets("0011100000", "0001111000")
-    # At 20 ticks a second one tick is 50 ms; presses are one late, releases two.
-    assert presses == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, 50.0, 50.0)
-    assert releases == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, 100.0, 100.0)
+    onsets_, offsets = onsets("0011100000", "0001111000")
+    # At 20 ticks a second one tick is 50 ms; onsets are one late, offsets two.
+    assert onsets_ == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, 50.0, 50.0)
+    assert offsets == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, 100.0, 100.0)
     early, _ = onsets("0001111000", "0011100000")
     assert (early.mean_error_ms, early.mean_absolute_error_ms) == (-50.0, 50.0)
 
@@ -129,35 +145,35 @@ def test_onset_outside_the_tolerance_is_a_miss_and_a_false_alarm():
 
 
 def test_onsets_match_one_to_one():
-    presses, _ = onsets("0001000000", "0101010000")
-    assert (presses.true, presses.predicted, presses.matched) == (1, 3, 1)
-    assert presses.precision == pytest.approx(1 / 3)
-    assert presses.mean_absolute_error_ms == 0.0
+    onsets_, _ = onsets("0001000000", "0101010000")
+    assert (onsets_.true, onsets_.predicted, onsets_.matched) == (1, 3, 1)
+    assert onsets_.precision == pytest.approx(1 / 3)
+    assert onsets_.mean_absolute_error_ms == 0.0
 
 
 def test_most_pairs_beat_the_nearest_pair():
-    # True presses at 2 and 4, predicted at 0 and 2: pairing the two at 2 would lose the other pair.
-    presses, _ = onsets("001010", "101000")
-    assert (presses.matched, presses.mean_error_ms) == (2, -100.0)
+    # True onsets at 2 and 4, predicted at 0 and 2: pairing the two at 2 would lose the other pair.
+    onsets_, _ = onsets("001010", "101000")
+    assert (onsets_.matched, onsets_.mean_error_ms) == (2, -100.0)
 
 
 def test_equally_good_matchings_count_as_late():
-    presses, _ = onsets("00100", "01010")
-    assert (presses.matched, presses.mean_error_ms, presses.mean_absolute_error_ms) == (1, 50, 50)
+    onsets_, _ = onsets("00100", "01010")
+    assert (onsets_.matched, onsets_.mean_error_ms, onsets_.mean_absolute_error_ms) == (1, 50, 50)
 
 
 def test_episode_edges():
     # Held across the border: pressed anew in the second episode, never released.
-    presses, releases = onsets("0111", "0111", episode=[3, 3, 5, 5])
-    assert (presses.true, presses.matched, releases.true) == (2, 2, 0)
+    onsets_, offsets = onsets("0111", "0111", episode=[3, 3, 5, 5])
+    assert (onsets_.true, onsets_.matched, offsets.true) == (2, 2, 0)
     # Onsets of neighbouring episodes are one tick apart, yet never match.
-    presses, _ = onsets("0001000", "0000100", episode=[0, 0, 0, 0, 1, 1, 1], tolerance=3)
-    assert (presses.true, presses.predicted, presses.matched) == (1, 1, 0)
+    onsets_, _ = onsets("0001000", "0000100", episode=[0, 0, 0, 0, 1, 1, 1], tolerance=3)
+    assert (onsets_.true, onsets_.predicted, onsets_.matched) == (1, 1, 0)
 
 
 def test_nothing_pressed_and_nothing_predicted_is_undefined():
-    presses, releases = onsets("0000", "0000")
-    assert presses == releases == OnsetMetrics(0, 0, 0, None, None, None, None, None)
+    onsets_, offsets = onsets("0000", "0000")
+    assert onsets_ == offsets == OnsetMetrics(0, 0, 0, None, None, None, None, None)
 
 
 @pytest.mark.parametrize("tolerance", [0, 1, 3, 8])
@@ -173,7 +189,7 @@ def test_matching_is_optimal(tolerance):
         rows, columns = linear_sum_assignment(cost)
         chosen = cost[rows, columns]
         pairs, absolute = (chosen < far).sum(), chosen[chosen < far].sum()
-        count_true, count_predicted, found, signed, total = metrics._match(
+        count_true, count_predicted, found, signed, total = onset_counts._match(
             true, predicted, tolerance
         )
         assert (count_true, count_predicted) == (len(true), len(predicted))
@@ -188,16 +204,16 @@ def test_micro_onsets_pool_actions():
     predicted = np.zeros((10, 2), np.float32)
     predicted[3, 0] = predicted[3, 1] = 1  # one late, two early
     found = score(predicted, actions)
-    assert (found.presses.true, found.presses.predicted, found.presses.matched) == (3, 2, 2)
-    assert found.presses.mean_error_ms == pytest.approx(-25)
-    assert found.presses.mean_absolute_error_ms == pytest.approx(75)
-    assert found.presses.recall == pytest.approx(2 / 3)
+    assert (found.onsets.true, found.onsets.predicted, found.onsets.matched) == (3, 2, 2)
+    assert found.onsets.mean_error_ms == pytest.approx(-25)
+    assert found.onsets.mean_absolute_error_ms == pytest.approx(75)
+    assert found.onsets.recall == pytest.approx(2 / 3)
 
 
 def test_without_fps_only_times_are_unknown():
     pressed = np.array([[0], [1]], bool)
-    presses = score(pressed.astype(np.float32), pressed, fps=None).presses
-    assert presses == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, None, None)
+    onsets_ = score(pressed.astype(np.float32), pressed, fps=None).onsets
+    assert onsets_ == OnsetMetrics(1, 1, 1, 1.0, 1.0, 1.0, None, None)
 
 
 def test_baselines():
@@ -205,7 +221,7 @@ def test_baselines():
     episode = np.array([0, 0, 0, 1, 1])
     found = baselines(np.array([0.9, 0.5]), actions, episode, names=names(2), tolerance=0, fps=FPS)
     assert list(found) == ["nothing pressed", "majority", "repeat the previous action"]
-    nothing, majority, repeat = found.values()
+    nothing, majority, repeat = map(attributes, found.values())
     assert (nothing.exact_match, nothing.macro_f1) == (0.0, 0.0)
     assert nothing.actions["action_0"].precision is None
     # More than half: an action at exactly one half is not pressed.
@@ -260,10 +276,13 @@ def test_calibration_between_neighbouring_floats():
 
 def test_converts_to_strict_json():
     probabilities, actions = hard_case(0)
-    found = score(probabilities, actions).as_dict()
+    episode = np.zeros(len(actions), int)
+    found = evaluate(
+        probabilities, actions, episode, names=names(6), threshold=0.5, tolerance=2, fps=FPS
+    )
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["actions"]["action_3"]["recall"] is None
-    assert found["presses"]["true"] > 0
+    assert found["onsets"]["true"] > 0
 
 
 def test_refuses_what_it_cannot_score():
@@ -280,3 +299,18 @@ def test_refuses_what_it_cannot_score():
         score(broken, actions)
     with pytest.raises(ValueError, match="tolerance -1"):
         score(probabilities, actions, tolerance=-1)
+
+
+def test_the_table_of_metrics_holds_every_figure_of_a_whole_policy():
+    probabilities, actions = hard_case(0)
+    episode = np.zeros(len(actions), int)
+    found = evaluate(
+        probabilities, actions, episode,
+        names=names(6), threshold=0.5, tolerance=2, fps=FPS, loss=0.25,
+    )  # fmt: skip
+    values = {metric.key: metric.read(found) for metric in metrics.METRICS}
+    assert None not in values.values()
+    assert values["loss"] == 0.25
+    assert values["onset_f1"] == found["onsets"]["f1"]
+    assert found.keys() - values.keys() == {"rows", "onsets", "offsets", "actions"}
+    assert len({metric.title for metric in metrics.METRICS}) == len(metrics.METRICS)

@@ -36,7 +36,7 @@ dataset = Dataset(
 steps = 2 * (len(dataset) // batch)
 total = 0
 for batch in dataset.train_batches(
-    batch_size=batch, starts=range(steps), steps=[1] * steps, threads=threads
+    batch_size=batch, steps=range(steps), threads=threads
 ):
     total += int(batch.observation.frames[0, 0, -1, 0, 0, 0])
 print(total)

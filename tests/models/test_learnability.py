@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import zarr
 
-from BC_training import train
 from BC_training.common import config as configs
+from BC_training.training import trainer
 
 ENCODER = {
     "backbone": {"type": "conv", "stem": 2, "features": [8], "depth": 0},
@@ -73,7 +73,7 @@ def exact_match(tmp_path, path, name, model, epochs=8):
         },
         "evaluation": {"eval_every_n_epochs": epochs},
     }  # fmt: skip
-    folder = train.train(configs.validate(raw, "the test"))
+    folder = trainer.train(configs.validate(raw, "the test"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return max(line["val/exact_match"] for line in lines if "val/exact_match" in line)
 

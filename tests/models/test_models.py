@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from BC_training import models, train
+from BC_training import models
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import build
+from BC_training.checkpoints.state import flatten
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
 from BC_training.networks import backbones
 from BC_training.play.policy import Policy
+from BC_training.training import trainer
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import window_model
 from tests.support.commands import records
@@ -71,7 +74,7 @@ def config(setting, tmp_path):
 @pytest.fixture(scope="module")
 def trained(setting):
     """A run that was never interrupted."""
-    return train.train(setting[0])
+    return trainer.train(setting[0])
 
 
 def changed(config, **training):
@@ -81,34 +84,31 @@ def changed(config, **training):
 def final_arrays(folder):
     last = max(int(step.name) for step in folder.iterdir() if step.name.isdigit())
     bundle, model = checkpoints.load_model(folder / str(last))
-    return bundle, checkpoints.flatten(nnx.state(model))
+    return bundle, flatten(nnx.state(model))
 
 
 def observed(config, samples):
     """What a model is built for, and what it sees of some training samples."""
     data = open_data(config)
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
+    fitted, spec = data.preprocess, data.spec
     return spec, fitted(data.splits["train"].batch(samples).observation)
 
 
 def test_shapes_dtype_and_determinism(config):
     window = config.model.window()
     spec, observation = observed(config, np.arange(5))
-    model, same = (nnx.jit(checkpoints.create_model(config, spec)) for _ in range(2))
+    model, same = (nnx.jit(build(config, spec)) for _ in range(2))
     logits = model(observation).logits
     assert logits.shape == (5, window.chunk, 3)
     assert logits.dtype == jnp.float32
     assert np.array_equal(logits, same(observation).logits)
     other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
-    assert not np.array_equal(
-        logits, nnx.jit(checkpoints.create_model(other, spec))(observation).logits
-    )
+    assert not np.array_equal(logits, nnx.jit(build(other, spec))(observation).logits)
 
 
 def test_a_ticks_encoding_depends_on_that_tick_alone(config):
     spec, observation = observed(config, np.arange(6, 10))
-    graph, state = nnx.split(checkpoints.create_model(config, spec))
+    graph, state = nnx.split(build(config, spec))
     encode = jax.jit(lambda tick, rngs: nnx.merge(graph, state).encode(tick, rngs))
     now = jax.tree.map(lambda x: x[:, -1], observation)
     both = encode(now, None)
@@ -120,7 +120,7 @@ def test_ticks_from_before_the_start_count_for_nothing(config):
     if config.model.window().ticks == 1:
         pytest.skip("sees one tick")
     spec, observation = observed(config, np.arange(8, 12))
-    model = checkpoints.create_model(config, spec)
+    model = build(config, spec)
     features = model(observation).features
     valid = jnp.ones(features.shape[:2], bool).at[:, 0].set(False)
     other = features.at[:, 0].add(1.0)
@@ -174,7 +174,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
     steps = sorted(int(folder.name) for folder in trained.iterdir() if folder.name.isdigit())
     assert len(steps) > 1
     shutil.rmtree(config.run_dir() / str(steps[-1]))
-    train.train(config, resume=True)
+    trainer.train(config, resume=True)
     one, other = final_arrays(trained), final_arrays(config.run_dir())
     assert one[0].step == other[0].step
     assert one[0].metrics == other[0].metrics
@@ -186,7 +186,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
 def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
     raw = {"dataset": {"path": str(made.path)}, "model": {"name": "pure_cnn"}}
     config = configs.validate(raw, "the test")
-    model = checkpoints.create_model(config, open_data(config).spec)
+    model = build(config, open_data(config).spec)
     assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
 
 
@@ -199,7 +199,7 @@ def test_a_state_without_layers_of_its_own_is_read_as_it_is(made, tmp_path):
     }
     config = configs.validate(raw, "the test")
     spec, observation = observed(config, np.arange(5))
-    assert checkpoints.create_model(config, spec)(observation).logits.shape == (5, 1, 3)
+    assert build(config, spec)(observation).logits.shape == (5, 1, 3)
 
 
 def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):
@@ -219,8 +219,8 @@ def test_a_checkpoint_of_another_accelerator_loads_here(trained, tmp_path):
     text = written.read_text()
     assert "cpu:0" in text
     written.write_text(text.replace("cpu:0", "cuda:0"))
-    here = checkpoints.flatten(nnx.state(checkpoints.load_model(checkpoints.locate(trained))[1]))
-    there = checkpoints.flatten(nnx.state(checkpoints.load_model(elsewhere)[1]))
+    here = flatten(nnx.state(checkpoints.load_model(checkpoints.locate(trained))[1]))
+    there = flatten(nnx.state(checkpoints.load_model(elsewhere)[1]))
     assert all(np.array_equal(here[name], there[name]) for name in here)
 
 

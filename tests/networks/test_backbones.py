@@ -12,8 +12,8 @@ import safetensors.numpy
 from flax import nnx
 from pydantic import TypeAdapter
 
-from BC_training import models, train
-from BC_training.checkpoints import store as checkpoints
+from BC_training import models
+from BC_training.checkpoints.state import flatten
 from BC_training.common import config as configs
 from BC_training.common.types import ModelConfig
 from BC_training.networks import backbones, pretrained
@@ -25,6 +25,7 @@ from BC_training.networks.backbones import (
     make_backbone,
 )
 from BC_training.play.policy import Policy
+from BC_training.training import trainer
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import torchvision_golden as golden
 
@@ -174,8 +175,7 @@ def test_the_map_has_the_stated_size(config, shape, width):
 
 def test_either_stem_of_efficientnet_takes_the_same_weights():
     small, whole = (
-        checkpoints.flatten(nnx.state(shaped(EfficientNetConfig(stem=stem))))
-        for stem in ("small", "imagenet")
+        flatten(nnx.state(shaped(EfficientNetConfig(stem=stem)))) for stem in ("small", "imagenet")
     )
     assert {name: x.shape for name, x in small.items()} == {
         name: x.shape for name, x in whole.items()
@@ -203,12 +203,12 @@ def test_stochastic_depth_grows_linearly_over_the_blocks():
 def test_batch_norm_learns_in_training_alone():
     backbone = make_backbone(ConvConfig(features=(4,), depth=0), 1, nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
-    before = checkpoints.flatten(nnx.state(backbone, nnx.BatchStat))
+    before = flatten(nnx.state(backbone, nnx.BatchStat))
     backbone(images, None)
-    same = checkpoints.flatten(nnx.state(backbone, nnx.BatchStat))
+    same = flatten(nnx.state(backbone, nnx.BatchStat))
     assert all(np.array_equal(before[name], same[name]) for name in before)
     backbone(images, nnx.Rngs(dropout=0))
-    after = checkpoints.flatten(nnx.state(backbone, nnx.BatchStat))
+    after = flatten(nnx.state(backbone, nnx.BatchStat))
     assert all(not np.array_equal(before[name], after[name]) for name in before)
 
 
@@ -255,19 +255,19 @@ def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
         },
     }
     begun = []
-    step_of = train.make_train_step
+    step_of = trainer.TrainStep
 
     def noted(*arguments):
         step = step_of(*arguments)
 
         def first(state, *rest):
-            begun.append(jax.device_get(checkpoints.flatten(state.params)))
+            begun.append(jax.device_get(flatten(state.params)))
             return step(state, *rest)
 
         return first
 
-    monkeypatch.setattr(train, "make_train_step", noted)
-    folder = train.train(configs.validate(raw, "the test"))
+    monkeypatch.setattr(trainer, "TrainStep", noted)
+    folder = trainer.train(configs.validate(raw, "the test"))
     stem = begun[0]["backbone.conv1.conv.kernel"]
     assert np.array_equal(stem, tensors["conv1.weight"].transpose(2, 3, 1, 0))
     assert np.array_equal(begun[0]["backbone.layer2.0.downsample.norm.bias"],
@@ -276,11 +276,11 @@ def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
     Policy.load(folder)
     done = len(begun)
     longer = configs.validate({**raw, "training": {**raw["training"], "num_epochs": 2}}, "the test")
-    train.train(longer, resume=True)
+    trainer.train(longer, resume=True)
     assert len(begun) == 2 * done
     assert not np.array_equal(begun[done]["backbone.conv1.conv.kernel"], stem)
     with pytest.raises(UserError, match="there is no such file"):
-        train.train(longer)
+        trainer.train(longer)
 
 
 class WithBackbone(ModelConfig):

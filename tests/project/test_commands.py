@@ -10,9 +10,12 @@ import zarr
 from flax import nnx
 
 from BC_training import evaluate
-from BC_training import train as trainer
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import read_bundle
+from BC_training.checkpoints.state import flatten
 from BC_training.common import dataset as datasets
+from BC_training.training import trainer
+from BC_training.training.evaluator import Evaluator
 from tests.support.commands import (
     ROOT,
     SAMPLE,
@@ -70,7 +73,7 @@ def test_a_killed_run_resumed_equals_one_that_was_not(made, tmp_path):
     assert resumed.status == 0, resumed.err
     assert "resumed" in resumed.out
     one, other = (checkpoints.load_model(last(folder))[1] for folder in (whole, killed))
-    ones, others = (checkpoints.flatten(nnx.state(model)) for model in (one, other))
+    ones, others = (flatten(nnx.state(model)) for model in (one, other))
     for name in ones:
         assert np.array_equal(ones[name], others[name]), name
     steps = [record["step"] for record in records(killed)]
@@ -92,7 +95,7 @@ def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "--resume" in out
-    bundle = checkpoints.read_bundle(last(folder))
+    bundle = read_bundle(last(folder))
     assert bundle.step > 0
     going_on = train(made.path, folder, "--training.num_epochs", str(bundle.epoch + 1), "--resume")
     assert going_on.status == 0, going_on.err
@@ -112,15 +115,15 @@ def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(
     )
     # Otherwise all of so small a training is read before it begins.
     monkeypatch.setattr(datasets, "MOST_TOGETHER", 1)
-    make = trainer.make_train_step
+    make = trainer.TrainStep
     gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
     kept = gone.read_bytes()
 
     def breaking(*arguments):
         step = make(*arguments)
 
-        def run_step(state, batches, resident):
-            state, figures = step(state, batches, resident)
+        def run_step(state, batch, resident):
+            state, figures = step(state, batch, resident)
             if int(state.step) == 10:
                 gone.unlink(missing_ok=True)
             return state, figures
@@ -128,7 +131,7 @@ def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(
         return run_step
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "make_train_step", breaking)
+        patch.setattr(trainer, "TrainStep", breaking)
         broken = train(made.path, folder, *options)
     assert broken.status == 1
     assert "Traceback" not in broken.err
@@ -165,18 +168,6 @@ def test_residencies_layouts_and_places_give_the_same_metrics(made, tmp_path, se
     assert all(other == figures[0] for other in figures[1:])
 
 
-def test_several_steps_a_dispatch_learn_the_same(made, tmp_path):
-    options = ("--training.num_epochs", "3", "--logging.log_every_n_steps", "1")
-    found = []
-    for size in (1, 3):
-        folder = tmp_path / f"run{size}"
-        done = train(made.path, folder, *options, "--training.steps_per_dispatch", str(size))
-        assert done.status == 0, done.err
-        found.append(checkpoints.flatten(nnx.state(checkpoints.load_model(last(folder))[1])))
-    for name in found[0]:
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
-
-
 def test_a_second_run_keeps_the_first_and_resume_refuses_other_settings(made, tmp_path):
     folder = tmp_path / "run"
     assert train(made.path, folder, "--training.num_epochs", "1").status == 0
@@ -194,19 +185,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(made
     options = ("--training.save_every_n_epochs", "1", "--logging.log_every_n_steps", "1")
     assert train(made.path, folder, "--training.num_epochs", "1", *options).status == 0
     kept = last(folder)
-    make = trainer.make_train_step
+    make = trainer.TrainStep
 
     def exploding(*arguments):
         step = make(*arguments)
 
-        def explode(state, batches, resident):
-            state, figures = step(state, batches, resident)
+        def explode(state, batch, resident):
+            state, figures = step(state, batch, resident)
             return state._replace(bad_step=np.int32(state.step - 1)), figures
 
         return explode
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "make_train_step", exploding)
+        patch.setattr(trainer, "TrainStep", exploding)
         broken = train(made.path, folder, "--training.num_epochs", "3", *options, "--resume")
     assert broken.status == 1
     step = int(kept.name)
@@ -250,14 +241,14 @@ def test_a_start_that_fails_leaves_the_earlier_run_where_it_is(made, tmp_path):
 
 
 def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
-    predict = evaluate.predict
+    predict = Evaluator.predict
 
     def interrupted(*arguments):
         signal.raise_signal(signal.SIGINT)
         return predict(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "predict", interrupted)
+        patch.setattr(Evaluator, "predict", interrupted)
         stopped = train(made.path, tmp_path / "run", "--training.num_epochs", "1")
     assert stopped.status == 130
     assert last(tmp_path / "run").name == "8"

@@ -24,7 +24,7 @@ REACHED = {
 """The rooms of gameplay_pipeline that the two other packages may import."""
 
 RUNS_BACK = {
-    ("BC_training.train", "BC_training.evaluate"), ("BC_training.train", "BC_training.rollout"),
+    ("BC_training.training.fight_monitor", "BC_training.rollout"),
     ("BC_training.common.config", "BC_training.models"),
 }  # fmt: skip
 APART = ("boss_arena", "vizdoom_games")

@@ -6,9 +6,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from BC_training import train
 from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import Bundle
+from BC_training.checkpoints.bundle import Bundle, build
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
 from BC_training.play.policy import Policy
@@ -41,7 +40,7 @@ def replay(checkpoint, made):
     """Plays the one validation episode tick by tick; what is said must be what the model says of
     the dataset's samples."""
     policy = Policy.load(checkpoint)
-    config = policy.bundle.resolved_config()
+    config = policy.bundle.config
     data = open_data(config)
     validation = data.splits["val"]
     model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
@@ -105,11 +104,10 @@ def same_in_play_and_training(env, folder, state=True):
     }  # fmt: skip
     config = configs.validate(raw, "the test")
     data = open_data(config)
-    fitted = train.fit_preprocess(data, config)
-    spec = data.spec.model_copy(update={"features": fitted.features()})
-    model = checkpoints.create_model(config, spec)
+    fitted, spec = data.preprocess, data.spec
+    model = build(config, spec)
     bundle = Bundle(
-        format=checkpoints.FORMAT, config=raw, spec=spec, preprocess=fitted,
+        config=config, spec=spec, preprocess=fitted,
         thresholds=(0.5,) * len(spec.actions), step=0, epoch=0, metrics=None, versions={},
     )  # fmt: skip
     policy = Policy(bundle, model)

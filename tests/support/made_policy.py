@@ -5,8 +5,10 @@ from pathlib import Path
 import jax.numpy as jnp
 from flax import nnx
 
-from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.store import Bundle, Checkpoints, TrainState
+from BC_training.checkpoints.bundle import Bundle, build
+from BC_training.checkpoints.state import TrainState
+from BC_training.checkpoints.store import Checkpoints
+from BC_training.common import config as configs
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract
 
@@ -22,8 +24,7 @@ def made_bundle(actions=ACTIONS, state=(), **frame) -> Bundle:
     contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
     contract |= {"resize": "none"} | frame
     return Bundle(
-        format=checkpoints.FORMAT,
-        config={"dataset": {"path": "d"}, "model": MODEL},
+        config=configs.validate({"dataset": {"path": "d"}, "model": MODEL}, "the test"),
         spec=DataSpec(actions=actions, state=state, frame=FrameContract(**contract)),
         preprocess=Preprocess(frame_mean=(0.0,) * 3, frame_std=(1.0,) * 3),
         thresholds=(0.5,) * len(actions),
@@ -36,10 +37,9 @@ def made_bundle(actions=ACTIONS, state=(), **frame) -> Bundle:
 
 def save_policy(folder: Path, bundle: Bundle) -> Path:
     """Saves an untrained model with this bundle; gives the checkpoint's folder."""
-    model = checkpoints.create_model(bundle.resolved_config(), bundle.spec)
+    model = build(bundle.config, bundle.spec)
     _, params, rest = nnx.split(model, nnx.Param, ...)
     state = TrainState(jnp.int32(1), params, rest, {"count": jnp.zeros(())}, jnp.int32(-1), None)
     store = Checkpoints(folder, keep_last=1, best_metric="loss")
     store.save(state, bundle)
-    store.close()
     return folder / "1"

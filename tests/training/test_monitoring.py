@@ -21,9 +21,10 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 from BC_training import evaluate, rollout, train
 from BC_training.analysis.policy import charts
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import config as configs
 from BC_training.common import metrics
-from BC_training.training import ranking
+from BC_training.training import ranking, trainer
 from BC_training.training import run_log as runlog
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import record
@@ -136,7 +137,7 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
         evaluation=evaluation, keep_last_n_checkpoints=10, save_every_n_epochs=1, num_epochs=2
     )
     with warned() as texts:
-        folder = train.train(config)
+        folder = trainer.train(config)
     assert texts == ["2 checkpoints fought: with fewer than 4, chance ranks them alike"]
     out = capsys.readouterr().out
     assert max(len(line) for line in out.splitlines() if str(folder) not in line) <= 100
@@ -153,7 +154,7 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
         assert [fight["seed"] for fight in found["fights"]] == [1_000_002, 1_000_003]
         assert row["fights/return"] == summary["reward"]["mean"]
         assert row["fights/boss_health_removed"] == summary["boss_health_removed"]["mean"]
-        bundle = checkpoints.read_bundle(folder / str(step))
+        bundle = read_bundle(folder / str(step))
         assert bundle.fights is not None
         assert bundle.fights["seconds"] == row["fights/seconds"]
         removed[step] = row["fights/boss_health_removed"]
@@ -176,7 +177,7 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
     evaluation = {**FIGHTS, "best_metric": "reward"}
     options = {"evaluation": evaluation, "save_every_n_epochs": 2}
     whole, halves = configure("whole", **options), configure("halves", **options)
-    train.train(whole)
+    trainer.train(whole)
     table = capsys.readouterr().out.partition("Rank correlation")[2].partition("best check")[0]
     fight, done = rollout.fight, []
 
@@ -189,9 +190,9 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rollout, "fight", killed)
         with pytest.raises(SystemExit):
-            train.train(halves)
+            trainer.train(halves)
     capsys.readouterr()
-    train.train(halves, resume=True)
+    trainer.train(halves, resume=True)
     resumed = capsys.readouterr().out
     assert resumed.partition("Rank correlation")[2].partition("best check")[0] == table
     assert without_times(halves.run_dir()) == without_times(whole.run_dir())
@@ -205,9 +206,9 @@ def test_an_interrupt_during_fights_writes_a_checkpoint(configure, monkeypatch):
     monkeypatch.setattr(rollout, "fight", interrupted)
     config = configure()
     with pytest.raises(KeyboardInterrupt):
-        train.train(config)
+        trainer.train(config)
     (step,) = [int(found.name) for found in config.run_dir().iterdir() if found.name.isdigit()]
-    assert checkpoints.read_bundle(config.run_dir() / str(step)).fights is None
+    assert read_bundle(config.run_dir() / str(step)).fights is None
 
 
 @pytest.mark.parametrize(
@@ -221,11 +222,11 @@ def test_an_environment_that_fails_does_not_end_the_run(configure, env, message)
     evaluation = {"rollout_episodes": 6, "rollout_every_n_epochs": 1, "best_metric": "reward"}
     config = configure(env=env, evaluation=evaluation, num_epochs=1)
     with warned() as texts:
-        folder = train.train(config)
+        folder = trainer.train(config)
     assert "epoch 1 has no figures of fights: " in texts[0]
     assert message in texts[0]
     assert texts[1:] == ["0 checkpoints fought: with fewer than 4, chance ranks them alike"]
-    assert checkpoints.read_bundle(checkpoints.locate(folder)).epoch == 1
+    assert read_bundle(checkpoints.locate(folder)).epoch == 1
     assert not any("fights/won" in row for row in records(folder))
 
 
@@ -236,10 +237,10 @@ def test_an_environment_that_does_not_say_what_is_judged_is_warned_of(configure,
     monkeypatch.setattr(rollout, "means", lambda row: means(row) | {"won": None})
     config = configure(num_epochs=2, evaluation=evaluation)
     with warned() as texts:
-        folder = train.train(config)
+        folder = trainer.train(config)
     assert [text for text in texts if "Lazy-v0 does not say fights_won; the latest" in text]
     assert "2 checkpoints fought: with fewer than 4, chance ranks them alike" in texts
-    assert checkpoints.read_bundle(checkpoints.locate(folder)).epoch == 2
+    assert read_bundle(checkpoints.locate(folder)).epoch == 2
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_settings_that_contradict_each_other_are_refused(section, values, messag
 def test_an_environment_that_can_not_be_had_is_refused_before_training(configure, env, message):
     config = configure(env=env)
     with pytest.raises(UserError, match=message):
-        train.train(config)
+        trainer.train(config)
     assert not (config.run_dir() / "metrics.jsonl").exists()
 
 
@@ -292,7 +293,7 @@ def test_weights_and_biases_gets_all_of_it(configure):
         "log_every_n_steps": 2,
     }  # fmt: skip
     config = configure(logging=logging)
-    folder = train.train(config)
+    folder = trainer.train(config)
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     found = list(wandb_file.records(file))
     rows = [
@@ -313,7 +314,7 @@ def test_weights_and_biases_gets_all_of_it(configure):
     assert sections == {
         "train", "val", "val_action", "fights", "time", "data", "gradients", "charts",
     }  # fmt: skip
-    assert "val_action/hit/presses/f1" in names
+    assert "val_action/hit/onsets/f1" in names
     assert "val_action/hit/predicted_frequency" in names
     for media in ("charts/timeline", "charts/precision_recall", "charts/frequency", "fights/video"):
         files = [row[f"{media}/path"] for row in rows if f"{media}/path" in row]
@@ -342,7 +343,7 @@ def test_weights_and_biases_gets_all_of_it(configure):
         if each.WhichOneof("record_type") == "summary":
             summary |= wandb_file.items(each.summary.update)
     assert summary["best/step"] == int(best.name)
-    bundle = checkpoints.read_bundle(best)
+    bundle = read_bundle(best)
     assert bundle.metrics is not None
     assert summary["best/val/exact_match"] == pytest.approx(bundle.metrics["exact_match"])
     correlations, _ = ranking.correlate(list(by_step(folder).values()))
@@ -365,7 +366,7 @@ def test_weights_and_biases_never_stops_a_run(configure, monkeypatch, broken):
     monkeypatch.setattr(target, broken, fails)
     config = configure(evaluation={}, logging={"use_wandb": True, "wandb_artifact": True})
     with pytest.warns(UserWarning, match="takes no further part: the service is on fire") as found:
-        folder = train.train(config)
+        folder = trainer.train(config)
     assert len(found) == 1
     assert any("val/exact_match" in row for row in records(folder))
     wandb.teardown()
@@ -426,7 +427,7 @@ def test_tensorboard_gets_figures_pictures_and_where_to_go_on(configure):
     config = configure(
         evaluation={}, num_epochs=2, logging={"tensorboard": True}, save_every_n_epochs=1
     )
-    folder = train.train(config)
+    folder = trainer.train(config)
     values = {
         (event.step, value.tag): value
         for event in tensorboard(folder / "tensorboard") for value in event.summary.value
@@ -443,7 +444,7 @@ def test_tensorboard_gets_figures_pictures_and_where_to_go_on(configure):
              if "text_summary" in tag}  # fmt: skip
     assert any("    conv_depth: 0" in text.replace("      ", "    ") for text in texts.values())
 
-    train.train(config.model_copy(
+    trainer.train(config.model_copy(
         update={"training": config.training.model_copy(update={"num_epochs": 3})}
     ), resume=True)  # fmt: skip
     starts = [e.step for e in tensorboard(folder / "tensorboard") if e.HasField("session_log")]
@@ -522,7 +523,7 @@ def test_frequencies_stand_beside_each_other():
 
 
 def test_evaluate_draws_a_timeline(configure, tmp_path):
-    folder = train.train(configure(evaluation={}, num_epochs=1))
+    folder = trainer.train(configure(evaluation={}, num_epochs=1))
     picture = tmp_path / "timeline.png"
     done = run(evaluate.main, "--checkpoint", folder, "--timeline", picture)
     assert done.status == 0, done.err

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from BC_training import train
 from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import read_bundle
+from BC_training.checkpoints.state import flatten
 from BC_training.common import config as configs
 from BC_training.common.dataset import open_data
+from BC_training.training import trainer
+from BC_training.training.train_step import TrainStep
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
 
@@ -51,7 +54,7 @@ def configure(made, tmp_path):
 
 def arrays(folder):
     last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
-    return checkpoints.flatten(nnx.state(checkpoints.load_model(folder / str(last))[1]))
+    return flatten(nnx.state(checkpoints.load_model(folder / str(last))[1]))
 
 
 def losses(folder):
@@ -62,7 +65,7 @@ def losses(folder):
 @pytest.mark.slow
 def test_a_batch_in_parts_is_the_same_step(configure):
     whole, parts = configure("whole"), configure("parts", accumulation=4)
-    found = [arrays(train.train(config)) for config in (whole, parts)]
+    found = [arrays(trainer.train(config)) for config in (whole, parts)]
     for name in found[0]:
         assert np.allclose(found[0][name], found[1][name], atol=2e-4), name
     with pytest.raises(
@@ -74,69 +77,63 @@ def test_a_batch_in_parts_is_the_same_step(configure):
 def test_the_average_of_the_parameters_is_what_is_evaluated_and_played(configure):
     decay, config = 0.9, configure(ema_decay=0.9)
     live, expected = [], None
-    make = train.make_train_step
+    make = trainer.TrainStep
 
     def watched(*arguments):
         step = make(*arguments)
 
-        def run(state, batches, resident):
+        def run(state, batch, resident):
             live.append(jax.tree.map(np.array, state.params))
-            state, figures = step(state, batches, resident)
+            state, figures = step(state, batch, resident)
             live.append(jax.tree.map(np.array, state.params))
             return state, figures
 
         return run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_train_step", watched)
-        folder = train.train(config)
+        patch.setattr(trainer, "TrainStep", watched)
+        folder = trainer.train(config)
     expected = live[0]
     for step, params in enumerate(live[1::2]):
         share = min(decay, (1 + step) / (10 + step))
         expected = jax.tree.map(lambda a, b, s=share: s * a + (1 - s) * b, expected, params)
     found = arrays(folder)
-    for name, value in checkpoints.flatten(expected).items():
+    for name, value in flatten(expected).items():
         assert np.allclose(found[name], value, atol=1e-5), name
-    away = [
-        np.abs(found[name] - value).max() for name, value in checkpoints.flatten(live[-1]).items()
-    ]
+    away = [np.abs(found[name] - value).max() for name, value in flatten(live[-1]).items()]
     assert max(away) > 1e-4
 
 
-def test_a_resumed_run_compiles_its_step_once(configure, monkeypatch):
-    steps, make = [], train.make_train_step
-    train.train(configure(num_epochs=1))
-    monkeypatch.setattr(
-        train, "make_train_step", lambda *arguments: steps.append(make(*arguments)) or steps[-1]
-    )
-    train.train(configure(num_epochs=2), resume=True)
-    (step,) = steps
-    assert step._cache_size() == 1
+def test_a_resumed_run_compiles_its_step_once(configure):
+    trainer.train(configure(num_epochs=1))
+    before = TrainStep.__call__._cache_size()
+    trainer.train(configure(num_epochs=2), resume=True)
+    assert TrainStep.__call__._cache_size() == before + 1
 
 
 @pytest.mark.slow
 def test_an_average_resumes_bit_for_bit(configure):
     options = {"ema_decay": 0.95, "augmentation": {"shift": 0.1, "noise": 0.1}, "model": {}}
     whole, halves = configure("whole", **options), configure("halves", **options)
-    train.train(whole)
-    make = train.make_train_step
+    trainer.train(whole)
+    make = trainer.TrainStep
 
     def failing(*arguments):
         step, done = make(*arguments), []
 
-        def run(state, batches, resident):
+        def run(state, batch, resident):
             done.append(1)
             if len(done) > 9:
                 raise RuntimeError("killed")
-            return step(state, batches, resident)
+            return step(state, batch, resident)
 
         return run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_train_step", failing)
+        patch.setattr(trainer, "TrainStep", failing)
         with pytest.raises(RuntimeError, match="killed"):
-            train.train(halves)
-    train.train(halves, resume=True)
+            trainer.train(halves)
+    trainer.train(halves, resume=True)
     one, other = arrays(whole.run_dir()), arrays(halves.run_dir())
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
@@ -144,11 +141,11 @@ def test_an_average_resumes_bit_for_bit(configure):
 @pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_learns(configure):
     config = configure(num_epochs=12, precision="bfloat16", model={})
-    folder = train.train(config)
+    folder = trainer.train(config)
     assert {value.dtype for value in arrays(folder).values()} == {jnp.dtype("float32")}
     found = losses(folder)
     assert found[-1] < 0.7 * found[0]
-    plain = losses(train.train(configure("plain", num_epochs=12, model={})))
+    plain = losses(trainer.train(configure("plain", num_epochs=12, model={})))
     assert found != plain
     assert np.allclose(found, plain, atol=0.15)
 
@@ -157,9 +154,9 @@ def test_bfloat16_is_refused_where_a_gpu_would_only_emulate_it(configure, monkey
     class Old:
         compute_capability, device_kind = "7.5", "Tesla T4"
 
-    monkeypatch.setattr(train.jax, "devices", lambda: [Old()])
+    monkeypatch.setattr(trainer.jax, "devices", lambda: [Old()])
     with pytest.raises(UserError, match=r"Tesla T4 can't compute in bfloat16.*set it to float32"):
-        train.train(configure(precision="bfloat16"))
+        trainer.train(configure(precision="bfloat16"))
 
 
 def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
@@ -167,11 +164,11 @@ def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
         num_epochs=9, early_stopping_patience=2, learning_rate=1e-9,
         lr_schedule={"type": "constant", "min_lr": 0.0},
     )  # fmt: skip
-    folder = train.train(config)
-    assert "no better exact_match for 2 epochs: stopped early" in capsys.readouterr().out
+    folder = trainer.train(config)
+    assert "exact_match has not improved for 2 epochs; stopping" in capsys.readouterr().out
     last = max(int(found.name) for found in folder.iterdir() if found.name.isdigit())
-    assert checkpoints.read_bundle(folder / str(last)).epoch == 3
-    train.train(config, resume=True)
+    assert read_bundle(folder / str(last)).epoch == 3
+    trainer.train(config, resume=True)
     assert max(int(found.name) for found in folder.iterdir() if found.name.isdigit()) == last
 
 
@@ -187,16 +184,7 @@ def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
 )
 def test_each_option_reaches_the_step(configure, training):
     plain, other = configure("plain", num_epochs=1), configure("other", num_epochs=1, **training)
-    assert losses(train.train(plain)) != losses(train.train(other))
-
-
-def test_oversampling_lengthens_the_epoch(configure, monkeypatch):
-    monkeypatch.setattr("BC_training.common.dataset.RARE", 0.3)
-    plain, often = open_data(configure()), open_data(configure(oversample_rare=3))
-    rare = plain.splits["train"].actions[:, 2].sum()
-    one, more = (data.splits["train"].samples_per_epoch for data in (plain, often))
-    assert more == one + 2 * rare
-    assert often.splits["val"].samples_per_epoch == len(often.splits["val"])
+    assert losses(trainer.train(plain)) != losses(trainer.train(other))
 
 
 @pytest.mark.slow
@@ -213,7 +201,7 @@ def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
         },
     }  # fmt: skip
     config = configs.validate(raw, "the test")
-    folder = train.train(config)
+    folder = trainer.train(config)
     data = open_data(config)
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
     validation = data.splits["val"]
@@ -223,7 +211,7 @@ def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
     assert not config.model.window().state
     refused = configs.validate({**raw, "model": {**MODEL, "auxiliary": "mana"}}, "the test")
     with pytest.raises(UserError, match=r"no attribute 'mana', only hp, hint"):
-        train.train(refused)
+        trainer.train(refused)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +234,7 @@ def test_a_window_that_the_dataset_can_not_fill_is_refused(made, tmp_path, model
         "training": {"checkpoint_dir": str(tmp_path / "run")},
     }
     with pytest.raises(UserError, match=message):
-        train.train(configs.validate(raw, "the test"))
+        trainer.train(configs.validate(raw, "the test"))
     assert not (tmp_path / "run").exists()
 
 
@@ -260,7 +248,7 @@ def test_an_instruction_over_the_limit_names_its_episode(made, tmp_path):
         "training": {"checkpoint_dir": str(tmp_path / "run")},
     }  # fmt: skip
     with pytest.raises(UserError, match=r"episode_\d: the instruction 'a b c.*reads 4"):
-        train.train(configs.validate(raw, "the test"))
+        trainer.train(configs.validate(raw, "the test"))
 
 
 @pytest.mark.slow

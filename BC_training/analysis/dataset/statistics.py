@@ -76,7 +76,7 @@ def onsets(pressed: Bool[np.ndarray, "N"]) -> list[int]:
 def _actions(
     episodes: Episodes, actions: Bool[np.ndarray, "N A"], fps: float | None
 ) -> dict[str, Any]:
-    weights = losses.class_weights(actions, "inverse_frequency")[0]
+    weights = losses.class_weights(actions)
     rows = {}
     for column, name in enumerate(episodes.actions):
         presses = [

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from BC_training.analysis.plots import escaped
 from BC_training.analysis.policy.replay import replay
-from BC_training.checkpoints.store import Bundle
-from BC_training.common import console, metrics
+from BC_training.checkpoints.bundle import Bundle
+from BC_training.common import console, metrics, onsets
 from BC_training.common.dataset import Data, Dataset
 from BC_training.common.types import Batch
 from BC_training.networks.model import Model
@@ -50,7 +50,7 @@ def interventions(
     actions become zero, which is their mean and nothing pressed.
     """
     graph, state = nnx.split(model)
-    window = bundle.resolved_config().model.window()
+    window = bundle.config.model.window()
     others = np.random.default_rng(0).permutation(len(dataset))
 
     def step(blank: str) -> Callable[[Any, Batch], Array]:
@@ -105,7 +105,7 @@ def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.nd
     return np.array(pressed), len(pressed)
 
 
-def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> metrics.Metrics:
+def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> dict[str, Any]:
     """Figures of what was pressed at the first n ticks of a split."""
     return metrics.evaluate(
         pressed.astype(np.float32),
@@ -113,7 +113,7 @@ def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) ->
         dataset.episode[: len(pressed)],
         names=bundle.spec.actions,
         threshold=0.5,
-        tolerance=bundle.resolved_config().evaluation.onset_tolerance,
+        tolerance=bundle.config.evaluation.onset_tolerance,
         fps=bundle.spec.frame.fps,
     )
 
@@ -137,7 +137,7 @@ def _errors(
 
 
 def _presses(pressed: Bool[np.ndarray, "N A"], dataset: Dataset) -> Bool[np.ndarray, "N A"]:
-    return metrics.onsets(pressed, metrics.first_rows(dataset.episode))[0]
+    return onsets.find(pressed, onsets.first_rows(dataset.episode))[0]
 
 
 def misses(
@@ -186,17 +186,17 @@ def strip(
 
 def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path) -> None:
     """Prints what the checkpoint goes by and where it errs; writes misses.png into the folder."""
-    config, dataset = bundle.resolved_config(), data.splits[split]
+    config, dataset = bundle.config, data.splits[split]
     thresholds = np.array(bundle.thresholds)
     out = console.make_console()
 
     senses = interventions(bundle, model, dataset, config.training.batch_size)
     table = console.make_table("What it goes by: the split, one sense at a time taken away")
-    for name in ("given", "exact", "macro F1", "press F1"):
+    for name in ("given", "exact", "macro F1", "onset F1"):
         table.add_column(name, justify="left" if name == "given" else "right")
     for name, probabilities in senses.items():
         _row(table, name, score(bundle, dataset, probabilities >= thresholds))
-    before = metrics.previous(dataset.actions, metrics.first_rows(dataset.episode))
+    before = onsets.previous(dataset.actions, onsets.first_rows(dataset.episode))
     _row(table, "(repeat the previous action)", score(bundle, dataset, before))
     recorded = senses["as recorded"] >= thresholds
     fed, count = self_fed(bundle, model, dataset)
@@ -243,6 +243,6 @@ def _grouped(
     return grouped
 
 
-def _row(table: Table, name: str, found: metrics.Metrics) -> None:
-    cells = (found.exact_match, found.macro_f1, found.presses.f1)
+def _row(table: Table, name: str, figures: dict[str, Any]) -> None:
+    cells = (figures["exact_match"], figures["macro_f1"], figures["onsets"]["f1"])
     table.add_row(name, *("-" if value is None else f"{value:.3f}" for value in cells))

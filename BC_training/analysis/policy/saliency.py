@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from BC_training.checkpoints.store import Bundle
+from BC_training.checkpoints.bundle import Bundle
 from BC_training.common.types import Observation, Ticks
 from BC_training.networks.model import Model
 from BC_training.play.policy import Memory, Policy, decode_kept
@@ -37,7 +37,7 @@ class Saliency:
         """
         self._graph, self._state = nnx.split(model)
         self._preprocess, self._copies = bundle.preprocess, copies
-        self._window = bundle.resolved_config().model.window()
+        self._window = bundle.config.model.window()
         self._gradient = jax.jit(self._make_gradient())
 
     def __call__(self, policy: Policy, pressed: Bool[np.ndarray, "A"]) -> Float[np.ndarray, "H W"]:

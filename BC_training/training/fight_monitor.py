@@ -1,0 +1,84 @@
+"""Fights of a policy while it is trained: what they come to is logged and kept."""
+
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+from BC_training import rollout
+from BC_training.checkpoints.bundle import Bundle
+from BC_training.checkpoints.state import TrainState
+from BC_training.checkpoints.store import save_policy
+from BC_training.common.config import BY_FIGHTS, Config
+from BC_training.training.run_log import RunLog
+
+
+class FightMonitor:
+    """Has the policies of a run fight, in processes of their own."""
+
+    def __init__(self, config: Config, folder: Path):
+        """Nothing happens yet.
+
+        Args:
+            config: of the run.
+            folder: of the run; fights go into a folder in it.
+        """
+        self._config, self._folder = config, folder / "fights"
+
+    def is_due(self, epoch: int) -> bool:
+        """Whether the policy of that epoch, counted from 1, is to fight."""
+        every = self._config.evaluation.rollout_every_n_epochs
+        return every > 0 and (epoch % every == 0 or epoch == self._config.training.num_epochs)
+
+    def require_environment(self, bundle: Bundle) -> None:
+        """Finds out before hours of training whether the fights can be had.
+
+        Raises:
+            UserError: the environment can't be made, or is not what the policy learns from.
+        """
+        if self._config.evaluation.rollout_every_n_epochs:
+            settings = self._config.environment
+            rollout.make_env(str(settings.id), bundle, rollout.adapter_of(settings)).close()
+
+    def fight(self, state: TrainState, bundle: Bundle, log: RunLog) -> Bundle:
+        """The bundle with what its fights came to. Where they can't be had, that is said and
+        training goes on."""
+        settings, environment = self._config.evaluation, self._config.environment
+        player, video = self._folder / "player", self._folder / f"{bundle.step}.mp4"
+        began = time.monotonic()
+        try:
+            save_policy(player, state, bundle)
+            fights = rollout.fight(
+                player,
+                str(environment.id),
+                rollout.adapter_of(environment),
+                episodes=settings.rollout_episodes,
+                # Not the seeds of the fights after training: these choose the checkpoint, and
+                # would flatter it there.
+                first_seed=settings.rollout_seed + settings.rollout_episodes,
+                json_file=self._folder / f"{bundle.step}.json",
+                baselines=False,
+                video=video,
+                aside=True,
+            )
+        except Exception as error:  # whatever somebody's environment may do
+            warnings.warn(f"epoch {bundle.epoch} has no figures of fights: {error}", stacklevel=2)
+            return bundle
+        finally:
+            shutil.rmtree(player, ignore_errors=True)
+        (row,) = rollout.summarize(fights).values()
+        figures = rollout.means(row)
+        print(rollout.in_a_line(row), flush=True)
+        log.write(bundle.step, {
+            **{f"fights/{name}": value for name, value in figures.items()},
+            "time/fights_s": time.monotonic() - began,
+        })  # fmt: skip
+        log.film(bundle.step, "fights/video", video)
+        figure = BY_FIGHTS.get(settings.best_metric)
+        if figure is not None and figures[figure] is None:
+            warnings.warn(
+                f"evaluation.best_metric: {environment.id} does not say {settings.best_metric}; "
+                "the latest checkpoint will count as the best",
+                stacklevel=2,
+            )
+        return bundle.model_copy(update={"fights": figures})
