@@ -3,16 +3,18 @@
 uv run -m BC_training --config configs/demo.yaml
 """
 
+import sys
 from pathlib import Path
 
 from BC_training import rollout, train
 from BC_training.checkpoints import store as checkpoints
-from BC_training.common import console
 from BC_training.common.config import Config
+from BC_training.play.fights import FightSetup
 from gameplay_pipeline.environments import adapter as environment
 from gameplay_pipeline.environments.adapter import Wanted
+from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
-from gameplay_pipeline.record import Recording, record
+from gameplay_pipeline.record import RecordConfig, record
 
 
 def main() -> int:
@@ -34,11 +36,11 @@ def _require_environment(config: Config) -> None:
     if name is None:
         raise UserError("environment.id: missing; fights and recordings need an environment")
     try:
-        size = Recording(Path("unused"), resolution=settings.record_resolution).size
+        size = RecordConfig(Path("unused"), resolution=settings.record_resolution).size
     except ValueError as error:  # it begins with the name of the setting, there without a prefix
         raise UserError(f"dataset.record_{error}") from error
     try:
-        environment.make(name, rollout.adapter_of(config.environment), Wanted(*size)).close()
+        environment.make(name, config.environment.adapter(), Wanted(*size)).close()
     except UserError as error:
         raise UserError(f"environment.id: {error}") from error
 
@@ -60,14 +62,15 @@ def _record_if_missing(config: Config) -> None:
         "(after Ctrl-C the same command goes on)"
     )
     record(
-        env=config.environment.id,
-        policy="expert",
-        episodes=settings.record_episodes,
-        resolution=settings.record_resolution,
-        out=unfinished,
-        style=settings.record_style,
-        disturb=settings.record_disturb,
-        adapter=rollout.adapter_of(config.environment),
+        RecordConfig(
+            unfinished,
+            config.environment.id,
+            episodes=settings.record_episodes,
+            resolution=settings.record_resolution,
+            style=settings.record_style,
+            disturb=settings.record_disturb,
+            adapter=config.environment.adapter(),
+        )
     )
     unfinished.rename(path)
 
@@ -76,10 +79,9 @@ def _fight(config: Config, folder: Path) -> None:
     settings = config.evaluation
     if not settings.rollout_episodes or config.environment.id is None:
         return
+    checkpoint, adapter = checkpoints.locate(folder), config.environment.adapter()
     rollout.fight(
-        checkpoints.locate(folder),
-        config.environment.id,
-        rollout.adapter_of(config.environment),
+        FightSetup(checkpoint, config.environment.id, adapter),
         episodes=settings.rollout_episodes,
         first_seed=settings.rollout_seed,
         json_file=folder / "fights.json",
@@ -87,4 +89,4 @@ def _fight(config: Config, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    sys.exit(command.run(main))

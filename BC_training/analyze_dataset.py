@@ -4,6 +4,7 @@ uv run -m BC_training.analyze_dataset --dataset dataset/boss_arena.zarr [--html 
 """
 
 import json as json_format
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from BC_training.analysis.dataset import checks, page, reaction, statistics
 from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
+from gameplay_pipeline.plumbing import command
 
 MAX_LISTED = 50
 """How many errors, and how many warnings, the console lists."""
@@ -148,4 +150,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    sys.exit(command.run(main))

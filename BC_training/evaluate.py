@@ -4,6 +4,7 @@ uv run -m BC_training.evaluate --checkpoint checkpoints/pure_cnn [--dataset PATH
 """
 
 import json as json_format
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ from BC_training.common import console
 from BC_training.common.dataset import open_data
 from BC_training.training import optimizer, report
 from BC_training.training.evaluator import Evaluator
+from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 
 
@@ -88,4 +90,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    sys.exit(command.run(main))

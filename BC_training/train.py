@@ -5,12 +5,13 @@ uv run python train.py --config configs/pure_cnn.yaml
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from BC_training.common import config as configs
-from BC_training.common import console
 from BC_training.common.config import Config
 from BC_training.training.trainer import train
+from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 
 
@@ -39,4 +40,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    sys.exit(command.run(main))

@@ -19,13 +19,14 @@ from BC_training.analysis.policy.replay import Replayed, replay
 from BC_training.analysis.policy.saliency import Saliency
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import require_same
-from BC_training.common import console
 from BC_training.common.dataset import instruction_of
 from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.game_state import ANIMATION, BODIES, RATIO
 from BC_training.common.types import DataSpec
 from BC_training.play.policy import Policy
+from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.progress import track
 
 FRAMES_AT_ONCE = 64
 """How many frames are decoded at once."""
@@ -63,7 +64,7 @@ def visualize(
     episodes = Episodes(dataset, use_state=loaded is None or loaded[0].config.dataset.use_state)
     number = _find(episodes, episode)
     chosen = episodes.episodes[number]
-    frames = console.progress(_frames(episodes, number), "Writing", chosen.length)
+    frames = track(_frames(episodes, number), "Writing", chosen.length)
     policy = None
     played: Iterable[Shown] = ((frame, None, None) for frame in frames)
     if loaded is not None:
@@ -265,4 +266,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    console.run(main)
+    sys.exit(command.run(main))

@@ -20,6 +20,7 @@ from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import console
 from BC_training.common.dataset import open_data
+from BC_training.play.fights import FightSetup
 from BC_training.training import trainer
 from benchmarks import model_zoo
 
@@ -54,8 +55,8 @@ def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     found = diagnosis.score(bundle, dataset, pressed)
     file = folder / "decisions.json"
     rollout.fight(
-        folder, model_zoo.ENV, episodes=job.fights, first_seed=model_zoo.FIRST_SEED,
-        baselines=False, json_file=file, play=play,
+        FightSetup(checkpoints.locate(folder), model_zoo.ENV, play=play), episodes=job.fights,
+        first_seed=model_zoo.FIRST_SEED, baselines=False, json_file=file,
     )  # fmt: skip
     (own,) = json.loads(file.read_text())["summary"].values()
     return {

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import tyro
 
-from BC_training import rollout
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import console
+from BC_training.play.fights import make_env
 from BC_training.play.policy import Policy
-from BC_training.rollout import bootstrap, wilson
+from BC_training.play.summary import bootstrap, wilson
 from BC_training.training import trainer
 from benchmarks.model_zoo import DISTURBED, ENV, FIRST_SEED, HEIGHT, MODELS, WIDTH, configuration
 from boss_arena.measure import measure
 from gameplay_pipeline.environments.adapter import Environment
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 
 RESULTS = Path(__file__).parent / "results" / "instructions.json"
 FIGURES = {"won": (100, 0), "attacks": (1, 2), "dodges": (1, 2), "distance": (1, 2)}
@@ -73,15 +73,15 @@ def figures(env: Environment, player: Any, seeds: range) -> dict[str, Any]:
 def main(job: Job) -> None:
     """Records, trains and measures what is not there yet."""
     path = job.folder / "arena.zarr"
-    record(
+    record(RecordConfig(
         env=ENV, policy="expert", episodes=job.recordings, resolution=f"{WIDTH}x{HEIGHT}",
         out=path, style="mixed", disturb=DISTURBED,
-    )  # fmt: skip
+    ))  # fmt: skip
     folder = job.folder / "vla"
     if not list(folder.glob("[0-9]*")):
         trainer.train(configuration(path, folder, job.epochs, {"model": MODELS["vla"]}))
     policy = Policy.load(folder)
-    env = rollout.make_env(ENV, read_bundle(checkpoints.locate(folder)))
+    env = make_env(ENV, read_bundle(checkpoints.locate(folder)))
     seeds = range(FIRST_SEED, FIRST_SEED + job.fights)
     rows = {}
     for style, instructions in env.styles.items():

@@ -23,9 +23,11 @@ from BC_training import rollout
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config as configs
 from BC_training.common import console
+from BC_training.play.fights import FightSetup
 from BC_training.play.policy import Policy
 from BC_training.training import trainer
-from gameplay_pipeline.record import record
+from gameplay_pipeline.environments.players import NO_MODEL
+from gameplay_pipeline.record import RecordConfig, record
 
 RESULTS = Path(__file__).parent / "results" / "model_zoo.json"
 ENV = "boss_arena:BossArena-v0"
@@ -94,10 +96,10 @@ class Job:
 def recorded(job: Job) -> Path:
     """The expert's fights, recorded if they are not there."""
     path = job.folder / "arena.zarr"
-    record(
+    record(RecordConfig(
         env=ENV, policy="expert", episodes=job.recordings, resolution=job.resolution,
         out=path, style="balanced", disturb=DISTURBED,
-    )  # fmt: skip
+    ))  # fmt: skip
     return path
 
 
@@ -127,8 +129,8 @@ def measure(config: configs.Config, job: Job) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     speeds = [line["time/frames_per_second"] for line in lines if "time/frames_per_second" in line]
     rollout.fight(
-        folder, ENV, episodes=job.fights, first_seed=FIRST_SEED, baselines=False,
-        json_file=folder / "fights.json",
+        FightSetup(checkpoints.locate(folder), ENV), episodes=job.fights, first_seed=FIRST_SEED,
+        baselines=False, json_file=folder / "fights.json",
     )  # fmt: skip
     fights = json.loads((folder / "fights.json").read_text())["summary"]
     (own,) = fights.values()
@@ -162,12 +164,13 @@ def baselines(folder: Path, job: Job) -> dict[str, Any]:
     """Expert, random buttons, no buttons, the previous buttons, in the same fights."""
     file = folder / "baselines.json"
     if not file.exists() or json.loads(file.read_text())["summary"] is None:  # was cut off
-        rollout.fight(folder, ENV, episodes=job.fights, first_seed=FIRST_SEED, json_file=file)
+        setup = FightSetup(checkpoints.locate(folder), ENV)
+        rollout.fight(setup, episodes=job.fights, first_seed=FIRST_SEED, json_file=file)
     summary = json.loads(file.read_text())["summary"]
     return {
         f"({name})": {k: row[k] for k in ("fights", "won", "boss_health_removed", "seconds")}
         for name, row in summary.items()
-        if name in rollout.BASELINES
+        if name in NO_MODEL
     }
 
 

@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from BC_training.rollout import Interval, bootstrap, wilson
+from BC_training.play.summary import Interval, bootstrap, wilson
 from benchmarks.arena import ENV, fight
 from boss_arena.measure import Play, measure
 

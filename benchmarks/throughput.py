@@ -24,7 +24,7 @@ from BC_training.common import console
 from BC_training.common.dataset import open_data
 from BC_training.training.trainer import Trainer
 from benchmarks.shared import of_device
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 
 MATRIX = 8192
 """Rows and columns of the product that the device's rate is measured by."""
@@ -126,10 +126,10 @@ def main(seconds: float = 2.0, rows: tuple[str, ...] = tuple(ROWS)) -> None:
             row = ROWS[name]
             data = Path(folder) / f"{row.size}.zarr"
             if not data.exists():
-                record(
+                record(RecordConfig(
                     env="boss_arena:BossArena-v0", policy="random", episodes=2,
                     resolution=row.size, out=data,
-                )  # fmt: skip
+                ))  # fmt: skip
             for precision, rate in rates.items():
                 figures = step_rate(row, data, precision, seconds)
                 share = figures["flops_per_second"] / rate

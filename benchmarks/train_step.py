@@ -29,7 +29,7 @@ from BC_training.training import optimizer as optim
 from BC_training.training.augmentation import make_augmentation
 from BC_training.training.train_step import TrainStep
 from benchmarks.shared import milliseconds, of_device
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 
 
 def median_ms(call: Callable[[], Any], repeats: int) -> float:
@@ -42,7 +42,13 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     """Times one configuration."""
     path = folder / "arena.zarr"
     record(
-        env="boss_arena:BossArena-v0", policy="random", episodes=2, resolution="256x144", out=path
+        RecordConfig(
+            env="boss_arena:BossArena-v0",
+            policy="random",
+            episodes=2,
+            resolution="256x144",
+            out=path,
+        )
     )
     raw = {
         "dataset": {

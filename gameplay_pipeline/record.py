@@ -17,30 +17,28 @@ import functools
 import json
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
-import gymnasium
 import numpy as np
-import numpy.typing as npt
 import tyro
+from jaxtyping import Bool
 from rich.console import Console
 from rich.table import Table
 
 from gameplay_pipeline.environments.adapter import (
     AS_IT_IS,
-    Adapter,
     AdapterFlag,
     Environment,
-    Player,
     Wanted,
     make,
     parse_size,
 )
+from gameplay_pipeline.environments.play import Failure, Tick, attempt, play
+from gameplay_pipeline.environments.players import make_player
 from gameplay_pipeline.plumbing import command
-from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
@@ -61,12 +59,12 @@ MIXED = "mixed"
 DISTURBED_TICKS = (3, 12)
 """Shortest and longest stretch of other buttons."""
 
-LISTED = 10
+MAX_LISTED = 10
 """Failed episodes that a message names."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Recording:
+class RecordConfig:
     """Records a Gymnasium environment, played by a policy, as a dataset."""
 
     out: Path
@@ -134,63 +132,24 @@ class Summary(NamedTuple):
     """Episodes with the outcome "won"; None where no episode has an outcome."""
 
 
-class Failure(NamedTuple):
-    """An episode that was not written because the environment or the policy raised."""
-
-    number: int
-    reason: str
-
-
-def record(
-    env: str,
-    policy: str,
-    episodes: int,
-    resolution: str,
-    out: Path,
-    seed: int = 0,
-    zarr_format: ZarrFormat = 3,
-    workers: int | None = None,
-    style: str | None = None,
-    disturb: float = 0.0,
-    adapter: Adapter = AS_IT_IS,
-) -> None:
-    """Records the episodes that the dataset at `out` lacks; the arguments are `Recording`'s.
+def record(recording: RecordConfig) -> None:
+    """Records the episodes that the dataset at `recording.out` lacks.
 
     Shows its progress, and at the end what the dataset holds. An episode in which the environment
     or the policy fails is not written; the others are recorded all the same.
 
     Raises:
-        UserError: an argument is no good, the environment can't be made, doesn't fit or failed,
-            the dataset at `out` was recorded with other settings, or it can't be written. Episodes
-            that are complete by then are kept.
+        UserError: the environment can't be made, doesn't fit or failed, the dataset was recorded
+            with other settings, or it can't be written. Episodes that are complete by then are
+            kept.
         KeyboardInterrupt: likewise.
     """
-    try:
-        recording = Recording(
-            out=out,
-            env=env,
-            policy=cast(PolicyName, policy),
-            style=style,
-            disturb=disturb,
-            episodes=episodes,
-            resolution=resolution,
-            seed=seed,
-            zarr_format=zarr_format,
-            workers=workers,
-            adapter=adapter,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    _record(recording)
-
-
-def _record(recording: Recording) -> None:
     info, parallel = _inspect(recording)
     with sole_writer(recording.out):
         _play_all(recording, info, parallel)
 
 
-def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
+def _play_all(recording: RecordConfig, info: DatasetInfo, parallel: bool) -> None:
     done = open_dataset(recording.out, info, recording.zarr_format)
     pending = [number for number in range(recording.episodes) if number not in done]
     if done:
@@ -202,15 +161,15 @@ def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
     began = time.monotonic()
     frames = 0
     failures: list[Failure] = []
-    play = functools.partial(_record_episode, recording, info)
-    results = in_processes(play, pending, recording.workers if parallel else 1)
+    record_episode = functools.partial(_record_episode, recording, info)
+    results = in_processes(record_episode, pending, recording.workers if parallel else 1)
     # Closed before anything is discarded: until then its processes write.
     with contextlib.closing(results):
         for result in track(
             results,
-            "recording",
+            "Recording episodes",
             total=recording.episodes,
-            pending=len(pending),
+            done=len(done),
             frames_of=lambda result: 0 if isinstance(result, Failure) else result,
         ):
             if isinstance(result, Failure):
@@ -223,16 +182,18 @@ def _play_all(recording: Recording, info: DatasetInfo, parallel: bool) -> None:
         _table(_summarise(recording.out, info, speed))
     )
     if failures:
-        failures.sort()
+        lines = [
+            f"\n  episode_{failure.seed - recording.seed}: seed {failure.seed}: {failure.reason}"
+            for failure in sorted(failures, key=lambda failure: failure.seed)[:MAX_LISTED]
+        ]
         raise UserError(
             f"{recording.env} failed in {len(failures)} of {len(pending)} episodes, "
-            f"which are missing from {recording.out}:\n"
-            + "\n".join(f"  episode_{each.number}: {each.reason}" for each in failures[:LISTED])
-            + ("\n  ..." if len(failures) > LISTED else "")
+            f"which are missing from {recording.out}:{''.join(lines)}"
+            + ("\n  ..." if len(failures) > MAX_LISTED else "")
         )
 
 
-def _inspect(recording: Recording) -> tuple[DatasetInfo, bool]:
+def _inspect(recording: RecordConfig) -> tuple[DatasetInfo, bool]:
     """What the environment says about itself, and whether several may run at the same time."""
     env = _make(recording)
     try:
@@ -285,47 +246,38 @@ def _check_style(env: str, styles: Mapping[str, Sequence[str]], style: str) -> N
             )
 
 
-def _make(recording: Recording) -> Environment:
+def _make(recording: RecordConfig) -> Environment:
     return make(recording.env, recording.adapter, Wanted(*recording.size))
 
 
-def _record_episode(recording: Recording, info: DatasetInfo, number: int) -> int | Failure:
+def _record_episode(recording: RecordConfig, info: DatasetInfo, number: int) -> int | Failure:
     """Plays and writes one episode; returns its ticks, or why it could not be played.
 
     The environment is made anew, so that nothing of an earlier episode can matter.
     """
     seed = recording.seed + number
     env = _make(recording)
-    try:
-        observation, _ = env.reset(seed=seed)
-        asked = _instruct(env, recording.style, seed)
-        policy = _make_policy(env, recording.policy, seed, asked)
-        policy.reset()
-        disturbance = _Disturbance(recording.disturb, len(info.keys), seed)
+
+    def write() -> int:
+        request = _style_and_instruction(env, recording.style, seed)
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
-            over = False
-            last: dict[str, Any] = {}
-            while not over:
-                action = policy.act(observation)
-                state = np.array([observation[name] for name in info.attributes], np.float32)
-                writer.append(observation["frame"], np.asarray(action, np.bool_), state)
-                observation, _, terminated, truncated, last = env.step(disturbance(action))
-                over = terminated or truncated
-            return writer.finish(
-                {**_plain(last), "seed": seed, "policy": recording.policy, **asked}
+
+            def append(tick: Tick) -> None:
+                state = [tick.observation[name] for name in info.attributes]
+                writer.append(tick.observation["frame"], tick.chosen, np.array(state, np.float32))
+
+            outcome = play(
+                env,
+                lambda own: make_player(env, recording.policy, own, request.get("style")),
+                seed,
+                [append],
+                _Disturbance(recording.disturb, len(info.keys), seed),
             )
-    except DataError as error:
-        return Failure(number, f"seed {seed}: {error}")
-    except UserError:
-        raise
-    except Exception as error:  # whatever somebody's environment or policy may raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return Failure(
-            number,
-            f"seed {seed}: {type(error).__name__}: {error} ({place.filename}:{place.lineno})",
-        )
-    finally:
-        env.close()
+            attributes = {**_storable(outcome.info), "seed": seed, "policy": recording.policy}
+            return writer.finish({**attributes, **request})
+
+    with contextlib.closing(env):
+        return attempt(write, recording.policy, seed)
 
 
 class _Disturbance:
@@ -336,37 +288,23 @@ class _Disturbance:
         self._share, self._actions = share, actions
         self._rng = np.random.default_rng([seed, 3])
         self._left = 0
-        self._pressed = np.zeros(actions, np.int8)
+        self._pressed = np.zeros(actions, bool)
 
-    def __call__(self, action: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    def __call__(self, chosen: Bool[np.ndarray, "A"]) -> Bool[np.ndarray, "A"]:
         low, high = DISTURBED_TICKS
         mean = (low + high) / 2
         # Beginning so often that the share comes out, ticks between two stretches not counted.
         begin = self._share / (mean * (1 - self._share) + self._share)
         if self._left == 0 and self._rng.random() < begin:
             self._left = int(self._rng.integers(low, high + 1))
-            self._pressed = (self._rng.random(self._actions) < 0.3).astype(np.int8)
+            self._pressed = self._rng.random(self._actions) < 0.3
         if self._left == 0:
-            return action
+            return chosen
         self._left -= 1
         return self._pressed
 
 
-class _RandomPolicy:
-    """Any buttons, evenly."""
-
-    def __init__(self, space: gymnasium.Space, seed: int):
-        self._space = space
-        self._seed = seed
-
-    def reset(self) -> None:
-        self._space.seed(self._seed)
-
-    def act(self, observation: Any) -> npt.NDArray[np.int8]:
-        return self._space.sample()
-
-
-def _instruct(env: Environment, style: str | None, seed: int) -> dict[str, str]:
+def _style_and_instruction(env: Environment, style: str | None, seed: int) -> dict[str, str]:
     """The style and the instruction of the episode with this seed; empty where none is asked for.
 
     Styles take turns rather than being drawn, so that few episodes hold all of them.
@@ -379,25 +317,17 @@ def _instruct(env: Environment, style: str | None, seed: int) -> dict[str, str]:
     return {"style": name, "instruction": texts[chosen]}
 
 
-def _make_policy(env: Environment, name: PolicyName, seed: int, asked: dict[str, str]) -> Player:
-    # Not the episode's seed itself: the environment draws from that one.
-    derived = int(np.random.SeedSequence([seed, 1]).generate_state(1)[0])
-    if name == "random":
-        return _RandomPolicy(env.action_space, derived)
-    return env.make_expert(derived, asked.get("style"))
-
-
-def _plain(info: dict[str, Any]) -> dict[str, Any]:
-    """Those entries that JSON can hold."""
-    found = {}
+def _storable(info: dict[str, Any]) -> dict[str, Any]:
+    """The entries that JSON can hold."""
+    storable = {}
     for key, value in info.items():
         value = value.item() if isinstance(value, np.generic) else value
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
             continue
-        found[key] = value
-    return found
+        storable[key] = value
+    return storable
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:
@@ -435,8 +365,8 @@ def _table(summary: Summary) -> Table:
 
 def main() -> int:
     """The command; returns the exit status."""
-    recording = tyro.cli(Recording, prog="gameplay_pipeline.record")
-    return command.run(lambda: _record(recording), command.to_be_continued(recording.out))
+    recording = tyro.cli(RecordConfig, prog="gameplay_pipeline.record")
+    return command.run(lambda: record(recording), command.to_be_continued(recording.out))
 
 
 if __name__ == "__main__":

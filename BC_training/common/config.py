@@ -19,6 +19,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from BC_training import models
 from BC_training.common import metrics
 from BC_training.common.types import ModelConfig, Section
+from gameplay_pipeline.environments.adapter import Adapter
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.plumbing.workers import usable_cores
@@ -279,6 +280,17 @@ class EnvironmentConfig(Section):
     left out are never pressed; {} is all of them, by the environment's names."""
     fps: float | None = Field(default=None, gt=0)
     """Ticks a second; null is what the environment says."""
+
+    def adapter(self) -> Adapter:
+        """What the environment doesn't say about itself.
+
+        Raises:
+            UserError: the keys contradict one another.
+        """
+        try:
+            return Adapter(**self.model_dump(exclude={"id"}))
+        except ValueError as error:
+            raise UserError(f"environment: {error}") from error
 
 
 class LoggingConfig(Section):

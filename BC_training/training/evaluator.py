@@ -9,13 +9,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from BC_training.common import console, metrics
+from BC_training.common import metrics
 from BC_training.common.config import Config
 from BC_training.common.dataset import Dataset
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec
 from BC_training.networks.losses import Objective
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.progress import track
 
 
 class Predictions(NamedTuple):
@@ -51,7 +52,7 @@ class Evaluator:
         )  # fmt: skip
         outputs = [
             self._step(params, rest, batch, self.dataset.resident)
-            for batch in console.progress(batches, "Evaluating", total)
+            for batch in track(batches, "Evaluating", total)
         ]
         loss, weight, probabilities = zip(*jax.device_get(outputs), strict=True)
         predictions = Predictions(

@@ -1,15 +1,16 @@
 """Fights of a policy while it is trained: what they come to is logged and kept."""
 
+import contextlib
 import shutil
 import time
 import warnings
 from pathlib import Path
 
-from BC_training import rollout
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import save_policy
 from BC_training.common.config import BY_FIGHTS, Config
+from BC_training.play import fights, summary
 from BC_training.training.run_log import RunLog
 
 
@@ -38,7 +39,7 @@ class FightMonitor:
         """
         if self._config.evaluation.rollout_every_n_epochs:
             settings = self._config.environment
-            rollout.make_env(str(settings.id), bundle, rollout.adapter_of(settings)).close()
+            fights.make_env(str(settings.id), bundle, settings.adapter()).close()
 
     def fight(self, state: TrainState, bundle: Bundle, log: RunLog) -> Bundle:
         """The bundle with what its fights came to. Where they can't be had, that is said and
@@ -48,27 +49,25 @@ class FightMonitor:
         began = time.monotonic()
         try:
             save_policy(player, state, bundle)
-            fights = rollout.fight(
-                player,
-                str(environment.id),
-                rollout.adapter_of(environment),
-                episodes=settings.rollout_episodes,
-                # Not the seeds of the fights after training: these choose the checkpoint, and
-                # would flatter it there.
-                first_seed=settings.rollout_seed + settings.rollout_episodes,
-                json_file=self._folder / f"{bundle.step}.json",
-                baselines=False,
-                video=video,
-                aside=True,
+            setup = fights.FightSetup(player, str(environment.id), environment.adapter())
+            with contextlib.closing(fights.make_env(setup.env_id, bundle, setup.adapter)) as env:
+                workers = fights.choose_workers(env, None, settings.rollout_episodes)
+            # Not the seeds of the fights after training: these choose the checkpoint, and would
+            # flatter it there.
+            first_seed = settings.rollout_seed + settings.rollout_episodes
+            name = self._config.model.name
+            tasks = fights.plan_fights([name], first_seed, settings.rollout_episodes, video)
+            results = fights.keep_fights(
+                tasks, setup, workers, self._folder / f"{bundle.step}.json"
             )
         except Exception as error:  # whatever somebody's environment may do
             warnings.warn(f"epoch {bundle.epoch} has no figures of fights: {error}", stacklevel=2)
             return bundle
         finally:
             shutil.rmtree(player, ignore_errors=True)
-        (row,) = rollout.summarize(fights).values()
-        figures = rollout.means(row)
-        print(rollout.in_a_line(row), flush=True)
+        (row,) = summary.summarize(results).values()
+        figures = summary.means(row)
+        print(summary.in_a_line(row), flush=True)
         log.write(bundle.step, {
             **{f"fights/{name}": value for name, value in figures.items()},
             "time/fights_s": time.monotonic() - began,

@@ -30,6 +30,7 @@ from BC_training.training.run_folder import claimed, flat
 from BC_training.training.run_log import RunLog
 from BC_training.training.train_step import TrainStep
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.progress import track
 
 
 def train(config: Config, *, resume: bool = False) -> Path:
@@ -178,7 +179,7 @@ class Trainer:
         done = first % self.steps_per_epoch
         name = f"Epoch {epoch + 1}"
         meter = run_log.Meter()
-        for step in console.progress(range(first, end), name, self.steps_per_epoch, done):
+        for step in track(range(first, end), name, self.steps_per_epoch, done):
             with meter.waiting():
                 batch = next(batches)
             self.state, figures = self.train_step(

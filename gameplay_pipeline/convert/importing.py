@@ -174,9 +174,9 @@ def run(
         with contextlib.closing(in_processes(convert, items, job.workers)) as converting:
             results += track(
                 converting,
-                "converting",
+                "Converting episodes",
                 total=len(names),
-                pending=len(items),
+                done=len(names) - len(items),
                 frames_of=lambda result: result.frames,
             )
         results.sort(key=lambda result: names.index(result.name))

@@ -21,8 +21,8 @@ from gameplay_pipeline.convert.lerobot_format import (
     TASKS,
     VIDEO,
 )
-from gameplay_pipeline.convert.video import LOSSLESS, Encoding
 from gameplay_pipeline.plumbing.optional import require
+from gameplay_pipeline.plumbing.video import LOSSLESS, Encoding
 
 FILES_IN_CHUNK = 1000
 

@@ -28,10 +28,10 @@ from gameplay_pipeline.convert.lerobot_writer import (
     combined,
     statistics,
 )
-from gameplay_pipeline.convert.video import LOSSLESS, LOSSY, Encoding, VideoWriter
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.optional import require
 from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.plumbing.video import LOSSLESS, LOSSY, Encoding, VideoWriter
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import partial_folder
 
@@ -77,7 +77,7 @@ def to_lerobot(job: ToLeRobot) -> int:
     with unfinished(job.out) as folder:
         with contextlib.closing(in_processes(encode, names, job.workers)) as encoding:
             videos = list(
-                track(encoding, "converting", total=len(names), pending=len(names),
+                track(encoding, "Converting episodes", total=len(names),
                       frames_of=lambda video: video.frames)
             )  # fmt: skip
         videos.sort(key=lambda video: names.index(video.episode))

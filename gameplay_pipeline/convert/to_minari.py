@@ -63,7 +63,7 @@ def to_minari(job: ToMinari) -> int:
         storage = _new_storage(job, source, folder)
         exported = (_export_episode(job, source, storage, name) for name in source.names)
         results = list(
-            track(exported, "converting", total=len(source.names), pending=len(source.names),
+            track(exported, "Converting episodes", total=len(source.names),
                   frames_of=lambda result: result.frames)
         )  # fmt: skip
         left_out = {r.name: r.problem for r in results if r.problem is not None}

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment in the dress of the house; the recorder and the player make it here.
+"""Adapts any Gymnasium environment to the interface that the recorder and the players expect.
 
 An environment needs a MultiBinary action space and observations that are an image [H, W, 3] uint8
 or a dictionary with one. What it may offer besides: scalars and vectors in that dictionary (the
@@ -127,10 +127,12 @@ class Environment(gymnasium.Wrapper[dict[str, Any], np.ndarray, Any, np.ndarray]
         """Wraps an environment.
 
         Raises:
-            UserError: it has not what the house needs, or not what is wanted.
+            UserError: it lacks what a recorder or a player needs, or what is wanted.
         """
         super().__init__(env)
         game: Any = env.unwrapped
+        self.name = name
+        """The Gymnasium id, with the module that registers it."""
         self._frame_key = adapter.frame
         self._size = (wanted.width, wanted.height)
         self._raw: Any = None

@@ -1,7 +1,10 @@
-"""How the commands of this package end."""
+"""How every command of the project ends."""
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 from gameplay_pipeline.plumbing.errors import UserError
 
@@ -9,21 +12,45 @@ BEGINS_ANEW = "interrupted; nothing of it is kept, the same command begins anew"
 """What to say after Ctrl-C where the whole is written or nothing."""
 
 
-def run(do: Callable[[], int | None], interrupted: str) -> int:
-    """The exit status: 1 where `do` gave a number above zero or raised a UserError.
+def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Runs a command. A mistake of the user is one message, and so is an interruption, by Ctrl-C,
+    by SIGTERM or by a terminal that hangs up.
 
     Args:
-        do: the work; how many episodes it had to leave out, or None.
-        interrupted: what to say after Ctrl-C.
+        main: the work; it returns a number above zero where some of it could not be done.
+        interrupted: what to say after an interruption.
+
+    Returns:
+        The exit status: 0, 1 after a mistake or where something is left undone, 130 after an
+        interruption.
     """
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
-        return 1 if do() else 0
-    except UserError as error:
+        with _ends_as_interruptions():
+            return 1 if main() else 0
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _ends_as_interruptions() -> Iterator[None]:
+    """Has SIGTERM, and SIGHUP where there is one, raise KeyboardInterrupt as Ctrl-C does."""
+    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
+    # What nohup had a command ignore stays ignored.
+    before = {
+        number: signal.signal(number, signal.default_int_handler)
+        for number in numbers
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def to_be_continued(out: object) -> str:

@@ -1,54 +1,60 @@
-"""How far a long job over episodes is."""
+"""How far a long job is."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-LINE_EVERY_S = 10.0
+LINE_EVERY_S = 20.0
 """Seconds between progress lines where there is no terminal to draw a bar on."""
 
-Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 def track(
-    results: Iterator[Result],
+    items: Iterable[Item],
     doing: str,
-    *,
     total: int,
-    pending: int,
-    frames_of: Callable[[Result], int],
-) -> Iterator[Result]:
-    """Passes results on, one an episode, showing how far they are and how fast.
-
-    A bar on a terminal, sparse lines otherwise.
+    done: int = 0,
+    frames_of: Callable[[Item], int] | None = None,
+) -> Iterator[Item]:
+    """Passes items on, showing how many have come: a bar on a terminal, sparse lines otherwise.
 
     Args:
-        results: of the episodes that are still to be done.
-        doing: the verb, such as "recording".
-        total: all episodes.
-        pending: how many of them are still to be done.
-        frames_of: frames that a result stands for.
+        items: one for each part of the job that is still to be done.
+        doing: what is done, such as "Recording episodes".
+        total: number of parts of the whole job.
+        done: parts that were done before.
+        frames_of: frames that an item stands for, where their rate is to be shown too.
     """
     began = last = time.monotonic()
-    frames = 0
+    frames, rate = 0, ""
     columns = (
-        TextColumn(doing, markup=False),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("episodes, {task.fields[speed]:.0f} frames/s"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(doing, total=total, completed=total - pending, speed=0.0)
-        for number, result in enumerate(results, total - pending + 1):
-            frames += frames_of(result)
+        task = bar.add_task(doing, total=total, completed=done, rate=rate)
+        for number, item in enumerate(items, done + 1):
+            yield item
             now = time.monotonic()
-            speed = frames / max(now - began, 1e-9)
-            bar.update(task, advance=1, speed=speed)
+            if frames_of is not None:
+                frames += frames_of(item)
+                rate = f", {frames / max(now - began, 1e-9):,.0f} frames/s"
+            bar.update(task, advance=1, rate=rate)
             if bar.disable and now - last > LINE_EVERY_S:
                 last = now
-                print(f"{doing} {number}/{total} episodes, {speed:.0f} frames/s", flush=True)
-            yield result
+                print(f"{doing} {number}/{total}{rate}", flush=True)

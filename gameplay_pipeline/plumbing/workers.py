@@ -1,6 +1,7 @@
-"""Episodes made by several processes at a time."""
+"""Work done by several processes at a time."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -8,11 +9,10 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
-
-import cv2
 
 from gameplay_pipeline.plumbing.errors import UserError
 
@@ -21,6 +21,13 @@ PATIENCE_S = 5.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+Worker = AbstractContextManager[Callable[[Item], Result]]
+"""Does one item after another; what it holds for that is given back at its exit."""
+
+
+class WorkerDied(UserError):  # noqa: N818 - what happened
+    """A worker process ended in the middle of its work."""
 
 
 def in_processes(
@@ -34,35 +41,55 @@ def in_processes(
         workers: processes; the usable cores if not given. With one, or one item, all is done here.
 
     Raises:
-        UserError: `do` raised it, or a process died.
+        UserError: `do` raised it.
+        WorkerDied: a process died.
+    """
+    return spread(functools.partial(contextlib.nullcontext, do), items, workers)
+
+
+def spread(
+    open_worker: Callable[[], Worker[Item, Result]], items: Sequence[Item], workers: int | None
+) -> Generator[Result]:
+    """`in_processes` for work that needs something opened first, once in each process.
+
+    Args:
+        open_worker: can be pickled; makes what does the items.
+        items: one after another goes to the process that is free.
+        workers: processes; the usable cores if not given. With one, or one item, all is done here.
+
+    Raises:
+        UserError: the worker raised it.
+        WorkerDied: a process died.
     """
     count = min(workers or usable_cores(), len(items))
     if count > 1:
-        yield from _in_processes(do, items, count)
-    else:
-        for item in items:
-            yield do(item)
+        yield from in_worker_processes(open_worker, items, count)
+    elif items:
+        with open_worker() as do:
+            for item in items:
+                yield do(item)
 
 
 def usable_cores() -> int:
-    """Those that this process may run on."""
+    """Number of processor cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _in_processes(
-    do: Callable[[Item], Result], items: Sequence[Item], workers: int
+def in_worker_processes(
+    open_worker: Callable[[], Worker[Item, Result]], items: Sequence[Item], workers: int
 ) -> Generator[Result]:
+    """`spread` without the exception for a single worker: nothing is done in this process."""
     # Spawned, not forked: the caller may hold threads and an accelerator.
     context = multiprocessing.get_context("spawn")
     queue = deque(items)
     running: dict[Connection, BaseProcess] = {}
     try:
         with _ignoring_interrupts():
-            for _ in range(workers):
+            for _ in range(min(workers, len(items))):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, do), daemon=True)
+                process = context.Process(target=_work, args=(theirs, open_worker), daemon=True)
                 process.start()
                 theirs.close()
                 running[ours] = process
@@ -75,9 +102,9 @@ def _in_processes(
                     result = connection.recv()
                 except (EOFError, ConnectionError):
                     running[connection].join()
-                    raise UserError(
-                        f"a worker died (exit code {running[connection].exitcode}), perhaps for "
-                        "want of memory; try again with fewer --workers"
+                    raise WorkerDied(
+                        f"a worker process died (exit code {running[connection].exitcode}), "
+                        "perhaps for want of memory; fewer workers need less"
                     ) from None
                 if isinstance(result, UserError):
                     raise result
@@ -96,23 +123,26 @@ def _in_processes(
             process.join()
 
 
-def _work(connection: Connection, do: Callable[[Any], Any]) -> None:
-    """A worker: does the items that it gets until the connection closes."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that locks are given back
-    threading.Thread(target=end_with_parent, daemon=True).start()
+def _work(connection: Connection, open_worker: Callable[[], Worker[Any, Any]]) -> None:
+    """A worker process: does the items that it gets until the connection closes."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what it holds is given back
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import cv2
+
     cv2.setNumThreads(1)  # the cores are busy with the other workers
-    while True:
-        try:
-            item = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        try:
-            connection.send(do(item))
-        except UserError as error:
-            connection.send(error)
+    try:
+        with open_worker() as do:
+            while True:
+                try:
+                    item = connection.recv()
+                except (EOFError, ConnectionError):
+                    return
+                connection.send(do(item))
+    except UserError as error:
+        connection.send(error)
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Ends a worker at once when its run is killed, before a new run writes the same episode."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -122,7 +152,7 @@ def end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _ignoring_interrupts() -> Iterator[None]:
-    """Lets processes start deaf to Ctrl-C, which the terminal sends to them too."""
+    """Has processes start deaf to Ctrl-C, which the terminal sends to them too."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -18,6 +18,7 @@ for _module in ("eldengym", "pysiphon"):
     )
 
 from BC_training import rollout
+from BC_training.play.fights import make_env
 from gameplay_pipeline.environments import live
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
 from gameplay_pipeline.environments.live import GameLost, LiveGame
@@ -270,12 +271,12 @@ def test_a_server_that_is_down_or_has_no_game_is_named(server):
 def test_it_is_made_as_a_policy_needs_it(server):
     bundle = made_bundle(**CONTRACT)
     adapter = Adapter(arguments={"host": server.host})
-    env = rollout.make_env(MARGIT, bundle, adapter)
+    env = make_env(MARGIT, bundle, adapter)
     assert (env.action_names, env.fps, env.attribute_names) == (ACTIONS, 50.0, ())
     assert not env.parallel
     env.close()
     with pytest.raises(UserError, match="color_order BGR, trained on RGB; resize area, trained on"):
-        rollout.make_env(MARGIT, made_bundle(), adapter)
+        make_env(MARGIT, made_bundle(), adapter)
 
 
 def saved_policy(tmp_path, server):
@@ -300,7 +301,7 @@ def test_fights_of_a_checkpoint(tmp_path, server):
     assert not server.down
     assert (tmp_path / "margit.mp4").stat().st_size > 1000
     refused = run(rollout.main, *arguments, "--workers", "2")
-    assert f"--workers 2: there is one {MARGIT} only" in refused.err
+    assert f"--workers 2: {MARGIT} can run only one instance at a time" in refused.err
 
 
 def test_results_so_far_are_kept_when_the_server_dies(tmp_path, server):

@@ -9,7 +9,7 @@ import zarr
 
 from BC_training import rollout
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
 
@@ -106,7 +106,11 @@ def test_the_buttons_do_what_they_are_called():
 
 def test_recorded_played_and_scored(tmp_path):
     name = "vizdoom_games:DefendTheCenter-v0"
-    record(name, "random", 2, "96x72", tmp_path / "centre.zarr", workers=2)
+    record(
+        RecordConfig(
+            tmp_path / "centre.zarr", name, "random", episodes=2, resolution="96x72", workers=2
+        )
+    )
     root = zarr.open_group(tmp_path / "centre.zarr", mode="r")
     assert root.attrs["keys"] == list(GAMES[name])
     assert root.attrs["attributes"] == ["AMMO2", "HEALTH"]

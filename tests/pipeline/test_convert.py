@@ -21,10 +21,10 @@ import zarr
 from gameplay_pipeline.convert.alignment import nearest, pressed_in
 from gameplay_pipeline.convert.keybinds import Keybinds, read_keybinds
 from gameplay_pipeline.convert.session_tables import Event
-from gameplay_pipeline.convert.video import LOSSLESS, LOSSY, VideoWriter
 from gameplay_pipeline.convert_to_zarr import Conversion, convert
 from gameplay_pipeline.plumbing import optional
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.video import LOSSLESS, LOSSY, VideoWriter
 from tests.support.made_recording import (
     START_US,
     make_session,

@@ -10,10 +10,11 @@ import zarr
 
 from BC_training import rollout
 from BC_training.common import config as configs
+from BC_training.play.fights import make_env
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make, parse_adapter
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.record import RecordConfig, record
 from gameplay_pipeline.record import main as record_main
-from gameplay_pipeline.record import record
 from tests.support import toy_env
 from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
@@ -151,7 +152,7 @@ def test_bad_settings_are_named(text, message, capsys, monkeypatch):
 def test_recorded_and_played_alike(tmp_path, monkeypatch):
     """What the recorder stores is what a policy gets from the same environment."""
     out = tmp_path / "buffers.zarr"
-    record(BUFFERS, "random", 1, "40x30", out, adapter=ADAPTER)
+    record(RecordConfig(out, BUFFERS, "random", episodes=1, resolution="40x30", adapter=ADAPTER))
     # The command line gives the same, and goes on with it.
     text = json.dumps(ADAPTER.plain())
     assert parse_adapter(text) == ADAPTER
@@ -166,7 +167,7 @@ def test_recorded_and_played_alike(tmp_path, monkeypatch):
     assert root.attrs["source"]["adapter"] == json.loads(text)
     group = root["episode_1"]
     contract = {"width": 40, "height": 30, "color_order": "BGR", "resize": "area", "fps": 11.5}
-    env = rollout.make_env(BUFFERS, made_bundle(("shoot", "left"), **contract), ADAPTER)
+    env = make_env(BUFFERS, made_bundle(("shoot", "left"), **contract), ADAPTER)
     observation, _ = env.reset(seed=1)
     played = []
     for action in group["actions"][:]:
@@ -199,4 +200,4 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     assert list(configs.EnvironmentConfig.model_fields)[1:] == list(ADAPTER.plain())
     clash = {"id": BUFFERS, "actions": {"a": "button_0", "b": "button_0"}}
     with pytest.raises(UserError, match=r"environment: .*one button two names"):
-        rollout.adapter_of(configs.EnvironmentConfig(**clash))
+        configs.EnvironmentConfig(**clash).adapter()

@@ -17,8 +17,9 @@ import zarr
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.convert.from_lerobot import FromLeRobot, from_lerobot
 from gameplay_pipeline.convert.to_lerobot import ToLeRobot, to_lerobot
-from gameplay_pipeline.convert.video import LOSSLESS, VideoWriter, frame_times, read_frames
+from gameplay_pipeline.convert.video import frame_times, read_frames
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.video import LOSSLESS, VideoWriter
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import as_objects, make_dataset
 

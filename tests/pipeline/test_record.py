@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from gameplay_pipeline.plumbing.errors import UserError
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 from tests.support import toy_env
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def _record(out: Path, **changes: Any) -> None:
         "resolution": "40x30",
         "workers": 1,
     }
-    record(out=out, **{**arguments, **changes})
+    record(RecordConfig(out=out, **{**arguments, **changes}))
 
 
 def _command(out: Path, *extra: str) -> list[str]:
@@ -301,7 +301,7 @@ def test_a_crashing_episode_is_named_and_not_written(tmp_path, workers):
 
 
 def test_a_worker_that_dies_is_reported(tmp_path):
-    with pytest.raises(UserError, match=r"a worker died \(exit code 9\)"):
+    with pytest.raises(UserError, match=r"a worker process died \(exit code 9\)"):
         _record(tmp_path / "out.zarr", env="tests.support.toy_env:Killed-v0", workers=2)
     assert not list((tmp_path / "out.zarr").glob("episode_*"))
 

@@ -15,9 +15,11 @@ from scipy import stats
 
 from BC_training import __main__, rollout
 from BC_training.common.episodes import Episodes
+from BC_training.play.fights import make_env
+from BC_training.play.summary import Interval, bootstrap, wilson
 from gameplay_pipeline.environments.adapter import Adapter
 from gameplay_pipeline.plumbing.errors import UserError
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 from tests.support import toy_env
 from tests.support.commands import run, start
 from tests.support.made_policy import ACTIONS, made_bundle, save_policy
@@ -27,7 +29,7 @@ ARENA = "boss_arena:BossArena-v0"
 
 @pytest.mark.parametrize(("won", "fights"), [(0, 20), (1, 20), (19, 20), (20, 20), (37, 100)])
 def test_wilson_is_scipys(won, fights):
-    ours = rollout.wilson(won, fights)
+    ours = wilson(won, fights)
     theirs = stats.binomtest(won, fights).proportion_ci(method="wilson")
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
     assert ours.mean == won / fights
@@ -35,13 +37,13 @@ def test_wilson_is_scipys(won, fights):
 
 def test_bootstrap_is_about_scipys():
     values = np.random.default_rng(3).gamma(2.0, 10.0, size=40)
-    ours = rollout.bootstrap(values.tolist())
+    ours = bootstrap(values.tolist())
     theirs = stats.bootstrap(
         (values,), np.mean, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
     assert ours.mean == pytest.approx(values.mean())
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
-    assert rollout.bootstrap([2.0]) == rollout.Interval(2.0, 2.0, 2.0)
+    assert bootstrap([2.0]) == Interval(2.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -65,18 +67,18 @@ def test_bootstrap_is_about_scipys():
 )
 def test_an_environment_that_breaks_the_contract_is_refused(env, offered, message):
     with pytest.raises(UserError, match=message):
-        rollout.make_env(env, made_bundle(**offered))
+        make_env(env, made_bundle(**offered))
 
 
 def test_an_environment_that_keeps_it_is_made_at_the_policys_size_with_its_buttons():
     turned = (*ACTIONS[3:], *ACTIONS[:3])
-    env = rollout.make_env(ARENA, made_bundle(turned, color_order="unknown", fps=None))
+    env = make_env(ARENA, made_bundle(turned, color_order="unknown", fps=None))
     observation, _ = env.reset(seed=0)
     assert observation["frame"].shape == (36, 64, 3)
     assert env.action_names == turned
     # What the policy was trained on by area, drawn larger and resized alike.
     adapter = Adapter(arguments={"width": 128, "height": 72})
-    env = rollout.make_env(ARENA, made_bundle(resize="area"), adapter)
+    env = make_env(ARENA, made_bundle(resize="area"), adapter)
     small = env.reset(seed=0)[0]["frame"]
     large = gymnasium.make(ARENA, width=128, height=72).reset(seed=0)[0]["frame"]
     np.testing.assert_array_equal(small, cv2.resize(large, (64, 36), interpolation=cv2.INTER_AREA))
@@ -94,7 +96,14 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     )
     # A recording that was interrupted is gone on with, not taken for the dataset.
     record(
-        ARENA, "expert", 1, "64x36", tmp_path / "arena.zarr.recording", style="mixed", disturb=0.15
+        RecordConfig(
+            tmp_path / "arena.zarr.recording",
+            ARENA,
+            episodes=1,
+            resolution="64x36",
+            style="mixed",
+            disturb=0.15,
+        )
     )
     done = run(__main__.main, *arguments)
     assert done.status == 0, done.err
@@ -125,7 +134,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     assert len(pictures) == round(17 * fights["fights"][0]["seconds"])
     # The frame is enlarged tenfold, the panel is beside it.
     assert pictures[0].shape == (360, 640 + 320, 3)
-    first = rollout.make_env(ARENA, made_bundle()).reset(seed=1_000_000)[0]["frame"]
+    first = make_env(ARENA, made_bundle()).reset(seed=1_000_000)[0]["frame"]
     drawn = cv2.resize(pictures[0][:, :640], (64, 36), interpolation=cv2.INTER_AREA)
     assert np.abs(drawn.astype(int) - first).mean() < 6
 
@@ -240,18 +249,18 @@ def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path,
     [
         (
             ("--env", "tests.support.toy_env:Killed-v0", "--workers", "2"),
-            "a process of the fights died",
+            "a worker process died",
         ),
         (
             ("--env", "tests.support.toy_env:Only-v0", "--workers", "2"),
-            "there is one tests.support.toy_env:Only",
+            "tests.support.toy_env:Only-v0 can run only one instance at a time",
         ),
         ((), "--env: missing; the checkpoint's configuration names no environment"),
         (("--episodes", "0"), "--episodes: 0 is not at least 1"),
         (("--workers", "0"), "--workers: 0 is not at least 1"),
         (
             ("--env", "tests.support.toy_env:Toy-v0", "--instruction", "attack"),
-            "--instruction: pure_cnn reads none",
+            "--instruction: pure_cnn takes no instruction",
         ),
         (
             ("--env", "tests.support.toy_env:Toy-v0", "--play", "{rule}"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from BC_training import __main__
-from BC_training.common import console
+from gameplay_pipeline.plumbing import command
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT.parent / "shared" / "data" / "freedoom_human_sample.zarr.zip"
@@ -37,7 +37,7 @@ def run(main, *arguments):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stop:
-            console.run(main)
+            sys.exit(command.run(main))
     return Done(int(stop.value.code or 0), out.getvalue(), err.getvalue())
 
 

@@ -4,6 +4,7 @@ The client's waits for menus are shortened by `quicken`. As a command, it is the
 with them shortened: python -m tests.support.fake_siphon --checkpoint ...
 """
 
+import sys
 import threading
 import time
 from concurrent import futures
@@ -165,7 +166,7 @@ def quicken(setattr=setattr):
 
 if __name__ == "__main__":
     from BC_training import rollout
-    from BC_training.common import console
+    from gameplay_pipeline.plumbing import command
 
     quicken()
-    console.run(rollout.main)
+    sys.exit(command.run(rollout.main))

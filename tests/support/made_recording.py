@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gymnasium
 import numpy as np
 
-from gameplay_pipeline.convert.video import LOSSLESS, Encoding, VideoWriter
+from gameplay_pipeline.plumbing.video import LOSSLESS, Encoding, VideoWriter
 
 BUTTONS = {
     "move_left": [("key", "A")],

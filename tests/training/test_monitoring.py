@@ -18,16 +18,17 @@ from sklearn import metrics as sklearn_metrics
 from tensorboardX.proto.event_pb2 import Event
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from BC_training import evaluate, rollout, train
+from BC_training import evaluate, train
 from BC_training.analysis.policy import charts
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import config as configs
 from BC_training.common import metrics
+from BC_training.play import fights, summary
 from BC_training.training import ranking, trainer
 from BC_training.training import run_log as runlog
 from gameplay_pipeline.plumbing.errors import UserError
-from gameplay_pipeline.record import record
+from gameplay_pipeline.record import RecordConfig, record
 from tests.support import wandb_file
 from tests.support.commands import records, run, start
 
@@ -40,7 +41,7 @@ FIGHTS = {"rollout_episodes": 2, "rollout_every_n_epochs": 1}
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded") / "toy.zarr"
-    record(LAZY, "expert", 6, "40x30", folder)
+    record(RecordConfig(folder, LAZY, episodes=6, resolution="40x30"))
     return folder
 
 
@@ -72,12 +73,12 @@ def configure(recorded, tmp_path):
 @pytest.fixture
 def nearby(monkeypatch):
     """Fights in this process, for tests of other things than processes."""
-    fight = rollout.fight
+    keep_fights = fights.keep_fights
 
-    def here(*arguments, **options):
-        return fight(*arguments, **{**options, "aside": False, "workers": 1})
+    def here(tasks, setup, workers, file):
+        return keep_fights(tasks, setup, 0, file)
 
-    monkeypatch.setattr(rollout, "fight", here)
+    monkeypatch.setattr(fights, "keep_fights", here)
 
 
 @contextlib.contextmanager
@@ -165,10 +166,8 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
     assert removed[int(best.name)] == max(removed.values())
     assert not (folder / "fights" / "player").exists()
     # The same policy, from its checkpoint and in this process, fights alike.
-    again = rollout.fight(
-        best, LAZY, episodes=2, first_seed=1_000_002, workers=1, baselines=False,
-        json_file=folder / "again.json",
-    )  # fmt: skip
+    tasks = fights.plan_fights(["pure_cnn"], 1_000_002, 2)
+    again = fights.keep_fights(tasks, fights.FightSetup(best, LAZY), 0, folder / "again.json")
     assert np.mean([fight.boss_health_removed for fight in again]) == removed[int(best.name)]
 
 
@@ -179,16 +178,16 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
     whole, halves = configure("whole", **options), configure("halves", **options)
     trainer.train(whole)
     table = capsys.readouterr().out.partition("Rank correlation")[2].partition("best check")[0]
-    fight, done = rollout.fight, []
+    keep_fights, done = fights.keep_fights, []
 
     def killed(*arguments, **options):
         done.append(1)
         if len(done) == 4:
             raise SystemExit("killed")
-        return fight(*arguments, **options)
+        return keep_fights(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollout, "fight", killed)
+        patch.setattr(fights, "keep_fights", killed)
         with pytest.raises(SystemExit):
             trainer.train(halves)
     capsys.readouterr()
@@ -203,7 +202,7 @@ def test_an_interrupt_during_fights_writes_a_checkpoint(configure, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rollout, "fight", interrupted)
+    monkeypatch.setattr(fights, "keep_fights", interrupted)
     config = configure()
     with pytest.raises(KeyboardInterrupt):
         trainer.train(config)
@@ -215,7 +214,7 @@ def test_an_interrupt_during_fights_writes_a_checkpoint(configure, monkeypatch):
     ("env", "message"),
     [
         ("tests.support.toy_env:Crashing-v0", "ZeroDivisionError: the boss fell through the floor"),
-        ("tests.support.toy_env:Killed-v0", "a process of the fights died"),
+        ("tests.support.toy_env:Killed-v0", "a worker process died"),
     ],
 )
 def test_an_environment_that_fails_does_not_end_the_run(configure, env, message):
@@ -233,8 +232,8 @@ def test_an_environment_that_fails_does_not_end_the_run(configure, env, message)
 @pytest.mark.usefixtures("nearby")
 def test_an_environment_that_does_not_say_what_is_judged_is_warned_of(configure, monkeypatch):
     evaluation = {**FIGHTS, "best_metric": "fights_won"}
-    means = rollout.means
-    monkeypatch.setattr(rollout, "means", lambda row: means(row) | {"won": None})
+    means = summary.means
+    monkeypatch.setattr(summary, "means", lambda row: means(row) | {"won": None})
     config = configure(num_epochs=2, evaluation=evaluation)
     with warned() as texts:
         folder = trainer.train(config)

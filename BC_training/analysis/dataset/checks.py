@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.store.checks import stretches
 
 FRAMES_AT_ONCE = 128
@@ -109,7 +109,7 @@ def _frame_problems(episodes: Episodes, least: int, threads: int) -> Iterator[Pr
     numbers = range(len(episodes))
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda number: _look_at(episodes, number, least), numbers)
-        for problems in progress(results, "Looking at frames", len(numbers)):
+        for problems in track(results, "Looking at frames", len(numbers)):
             yield from problems
 
 

@@ -19,8 +19,8 @@ from matplotlib.ticker import MaxNLocator
 
 from BC_training.analysis.dataset import advice, reaction
 from BC_training.analysis.plots import INK, STYLE, label
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
+from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.store.checks import stretches
 
 TEMPLATE = Path(__file__).parent / "page.html.j2"
@@ -52,7 +52,7 @@ def sample_presses(episodes: Episodes) -> list[Press]:
     presses = []
     is_bgr = episodes.spec().frame.color_order == "BGR"
     columns = range(len(episodes.actions))
-    for column in progress(columns, "Picking frames", len(columns)):
+    for column in track(columns, "Picking frames", len(columns)):
         number, tick = _typical_press(episodes, column)
         if number is None:
             continue

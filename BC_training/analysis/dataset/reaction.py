@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
+from gameplay_pipeline.plumbing.progress import track
 
 LAGS = 20
 """The longest delay considered, in ticks."""
@@ -71,7 +71,7 @@ def estimate(episodes: Episodes) -> dict[str, dict[str, Any]]:
     numbers = np.unique(spaced).tolist()
     if len(numbers) < MIN_EPISODES:
         return {name: _none(f"fewer than {MIN_EPISODES} episodes") for name in episodes.actions}
-    watched = progress(numbers, "Watching the screen", len(numbers))
+    watched = track(numbers, "Watching the screen", len(numbers))
     changes = _centred([_changes(episodes, number) for number in watched])
     pressed = [
         episodes.episodes[number].actions[: len(change)]
@@ -156,7 +156,7 @@ def _delays(
     moments = np.stack(
         [
             _moments(changes, tables, lag, ridge)
-            for lag in progress(range(LAGS + 1), "Comparing delays", LAGS + 1)
+            for lag in track(range(LAGS + 1), "Comparing delays", LAGS + 1)
         ]
     )
     shuffled = _correlation(moments[:, :, actions:].sum(axis=1)).max(axis=0)

@@ -23,11 +23,11 @@ import numpy as np
 from jaxtyping import Array, Int, UInt8
 
 from BC_training.common.config import DatasetConfig
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames.buffer_pool import Recycled
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.progress import track
 
 BLOCK = 128
 """Frames decoded at once where a whole dataset is: enough to occupy all decoding threads."""
@@ -465,7 +465,7 @@ def _decode(
     with ThreadPoolExecutor(threads) as pool:
         ahead: collections.deque[Future[UInt8[np.ndarray, "n H W C"]]] = collections.deque()
         left = iter(blocks)
-        for number, tick in progress(blocks, "Decoding frames", len(blocks)):
+        for number, tick in track(blocks, "Decoding frames", len(blocks)):
             for following in itertools.islice(left, 2 * threads - len(ahead)):
                 first = following[1]
                 ticks = slice(first, first + BLOCK)
@@ -491,7 +491,7 @@ def _rows(
     if _is_complete(cache_folder(episodes, cache_dir)):
         cached = CachedFrames(episodes, cache_dir, threads)
         rows = range(0, episodes.ticks, BLOCK)
-        for row in progress(rows, "Loading frames", len(rows)):
+        for row in track(rows, "Loading frames", len(rows)):
             yield row, cached.read(np.arange(row, min(row + BLOCK, episodes.ticks)))
         return
     row, problems = 0, []

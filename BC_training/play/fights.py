@@ -1,0 +1,235 @@
+"""Many fights: side by side in processes, each kept in a file as soon as it is over."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+
+from BC_training.checkpoints import store as checkpoints
+from BC_training.checkpoints.bundle import Bundle, read_bundle, require_same
+from BC_training.common.types import DataSpec, FrameContract
+from BC_training.play.fight import FightResult, FightTask, fight
+from BC_training.play.policy import Policy
+from BC_training.play.summary import Summary, summarize
+from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment, Wanted, make
+from gameplay_pipeline.environments.play import Failure, attempt
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.plumbing.workers import WorkerDied, in_worker_processes, usable_cores
+
+
+class FightSetup(NamedTuple):
+    """What all fights have in common."""
+
+    checkpoint: Path
+    env_id: str
+    adapter: Adapter = AS_IT_IS
+    play: Mapping[str, Any] = {}
+    """Keys of the section `play` that differ from the checkpoint's."""
+
+    def bundle(self) -> Bundle:
+        """The checkpoint's bundle, with the settings of these fights."""
+        return read_bundle(self.checkpoint).with_play(self.play)
+
+    def policy(self) -> Policy:
+        """The policy, compiled for the device at hand."""
+        bundle, model = checkpoints.load_model(self.checkpoint)
+        return Policy(bundle.with_play(self.play), model)
+
+
+class _Fighter:
+    """Has one fight after another with one policy and one environment; a context manager."""
+
+    def __init__(self, setup: FightSetup):
+        self._setup = setup
+
+    def __enter__(self) -> Callable[[FightTask], FightResult | Failure]:
+        self._policy = self._setup.policy()
+        self._env: Environment | None = None
+        self._lost: Failure | None = None
+        return self._fight
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def _fight(self, task: FightTask) -> FightResult | Failure:
+        env = self._env or self._make_env()
+        self._env, self._lost = env, None
+        have = functools.partial(fight, self._policy, env, task)
+        result = attempt(have, task.player, task.seed)
+        if isinstance(result, Failure):
+            self._lost = result
+            self._close()  # whatever state it is in: the next fight gets a new one
+        return result
+
+    def _make_env(self) -> Environment:
+        try:
+            return make_env(self._setup.env_id, self._policy.bundle, self._setup.adapter)
+        except UserError as error:
+            if self._lost is None:
+                raise
+            lost = f"{self._lost.player}, seed {self._lost.seed}: {self._lost.reason}"
+            raise UserError(f"{lost}; and after that: {error}") from error
+
+    def _close(self) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+
+def plan_fights(
+    players: Sequence[str],
+    first_seed: int,
+    episodes: int,
+    video: Path | None = None,
+    instruction: str | None = None,
+) -> list[FightTask]:
+    """Returns fights in which every player meets the same seeds, `first_seed` and following; the
+    first one is filmed."""
+    tasks = [
+        FightTask(player, first_seed + number, None, instruction)
+        for player in players
+        for number in range(episodes)
+    ]
+    return [tasks[0]._replace(video=video), *tasks[1:]]
+
+
+def run_fights(
+    tasks: Sequence[FightTask], setup: FightSetup, workers: int
+) -> Generator[FightResult | Failure]:
+    """Yields what comes of each fight as it is over, in no order.
+
+    Args:
+        tasks: the fights.
+        setup: the policy and its environment.
+        workers: processes that fight at the same time, on the CPU; 0 for this process, on its
+            device. What comes out does not depend on them, latencies do.
+
+    Raises:
+        UserError: the environment can't be made, or breaks the checkpoint's contract.
+    """
+    if workers == 0:
+        with _Fighter(setup) as have:
+            for task in tasks:
+                yield have(task)
+        return
+    try:
+        yield from in_worker_processes(functools.partial(_fighter_on_cpu, setup), tasks, workers)
+    except WorkerDied as error:
+        raise UserError(
+            f"{error}; the checkpoint is unharmed: python -m BC_training.rollout "
+            f"--checkpoint {setup.checkpoint} --env {setup.env_id}"
+        ) from error
+
+
+def keep_fights(
+    tasks: Sequence[FightTask], setup: FightSetup, workers: int, file: Path
+) -> list[FightResult]:
+    """Has fights, shows how far they are, and keeps each in a JSON file as soon as it is over,
+    whatever stops the others; `run_fights` has the arguments.
+
+    Returns:
+        The fights in the order of their tasks.
+
+    Raises:
+        UserError: the environment can't be made, breaks the checkpoint's contract, or failed in
+            some of the fights. The others are in the file.
+    """
+    order = {(task.player, task.seed): place for place, task in enumerate(tasks)}
+    fights: list[FightResult] = []
+    failures: list[Failure] = []
+    try:
+        with contextlib.closing(run_fights(tasks, setup, workers)) as results:
+            for result in track(results, "Fighting", len(tasks)):
+                if isinstance(result, Failure):
+                    failures.append(result)
+                else:
+                    fights.append(result)
+                _write(file, fights, failures)
+    finally:
+        fights.sort(key=lambda result: order[result.player, result.seed])
+        if fights:
+            _write(file, fights, failures, summarize(fights))
+    if failures:
+        lines = [f"\n  {lost.player}, seed {lost.seed}: {lost.reason}" for lost in failures]
+        raise UserError(
+            f"{setup.env_id} failed in {len(failures)} of {len(tasks)} fights:{''.join(lines)}"
+        )
+    return fights
+
+
+def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Environment:
+    """Makes the environment as a checkpoint needs it, and holds it against its contract.
+
+    Raises:
+        UserError: it can't be made, or what it shows or takes is not what the policy learned from.
+    """
+    spec, frame = bundle.spec, bundle.spec.frame
+    attributes = spec.state if bundle.config.model.window().state else ()
+    wanted = Wanted(frame.width, frame.height, spec.actions, attributes, frame.fps)
+    env = make(env_id, adapter, wanted)
+    offered = DataSpec(
+        actions=env.action_names,
+        state=env.attribute_names,
+        frame=FrameContract(
+            height=frame.height,
+            width=frame.width,
+            channels=3,
+            color_order=env.color_order,
+            resize=env.resize_method,
+            fps=env.fps,
+        ),
+    )
+    try:
+        require_same(bundle, offered, env_id)
+    except BaseException:
+        env.close()
+        raise
+    return env
+
+
+def choose_workers(env: Environment, workers: int | None, fights: int) -> int:
+    """Returns how many processes have the fights: as many as asked for or there are cores, and one
+    where the environment can run only once.
+
+    Raises:
+        UserError: more are asked for than can run at a time.
+    """
+    if env.parallel:
+        return min(workers or usable_cores(), fights)
+    if workers is not None and workers > 1:
+        raise UserError(f"--workers {workers}: {env.name} can run only one instance at a time")
+    return 1
+
+
+def _fighter_on_cpu(setup: FightSetup) -> _Fighter:
+    # The trainer may hold the accelerator, which some kinds lend to one process only.
+    jax.config.update("jax_platforms", "cpu")
+    return _Fighter(setup)
+
+
+def _write(
+    file: Path,
+    fights: Sequence[FightResult],
+    failures: Sequence[Failure],
+    summary: Summary | None = None,
+) -> None:
+    raw = {
+        "summary": summary,
+        "fights": [result.plain() for result in fights],
+        "failures": [failure._asdict() for failure in failures],
+    }
+    # Renamed into place: a run that is killed while it writes leaves the file as it was.
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(json.dumps(raw, indent=2) + "\n")
+    partial.replace(file)
