@@ -49,6 +49,9 @@ class FromLeRobot(Import):
 CHANNELS = (1, 3, 4)
 """Numbers of channels by which the channel axis of a shape is recognized."""
 
+MAX_COLUMNS = 10_000
+"""Columns of actions or state above which the dataset must be damaged."""
+
 MAX_LOST = 0.25
 """Share of an episode's rows without a frame above which the video can't be meant for it."""
 
@@ -171,7 +174,7 @@ def _frame_size(job: FromLeRobot, feature: dict[str, Any]) -> tuple[int, int]:
 def _column_names(features: dict[str, Any], key: str) -> tuple[str, ...]:
     """Returns the names of a feature's columns, made up where it has none."""
     names, shape = features[key].get("names"), features[key]["shape"]
-    if len(shape) != 1:
+    if len(shape) != 1 or shape[0] > MAX_COLUMNS:
         raise UserError(f"the feature {key} has shape {shape}; only columns can be carried over")
     if isinstance(names, dict):  # such as {"motors": [...]}
         parts = [value if isinstance(value, list) else [value] for value in names.values()]

@@ -22,6 +22,7 @@ from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
+    SHARD,
     DatasetInfo,
     ZarrFormat,
     episode_attributes,
@@ -33,6 +34,9 @@ from gameplay_pipeline.store.writer import (
 
 SOURCE_EPISODE = "source_episode"
 """Attribute of an episode: the name that it had where it comes from."""
+
+MAX_SHARD_BYTES = 2**34
+"""Enough for frames of 3840x2160."""
 
 MAX_LISTED = 5
 """Episodes that a note names. Those that were left out are all named."""
@@ -167,6 +171,11 @@ def run(
     for names_of, columns in (("actions", info.keys), ("state columns", info.attributes)):
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise UserError(f"{job.source} has several {names_of} named {', '.join(twice)}")
+    if SHARD * 3 * info.height * info.width > MAX_SHARD_BYTES:
+        raise UserError(
+            f"{job.source}: {SHARD} frames of {info.width}x{info.height}, which are written "
+            "together, do not fit into memory; give a smaller --resolution"
+        )
     with sole_writer(job.out):
         items = _pending(names, job, info, number_of)
         began = time.monotonic()

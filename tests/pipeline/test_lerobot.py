@@ -266,6 +266,8 @@ BAD_INFO = {
     "an action of two axes": lambda info: info["features"]["action"].update(shape=[3, 1]),
     "an infinite rate": lambda info: info.update(fps=float("inf")),
     "a camera of one axis": lambda info: info["features"][SCREEN].update(shape=[3]),
+    "columns without end": lambda info: info["features"]["action"].update(shape=[2**31]),
+    "frames without end": lambda info: info["features"][SCREEN].update(shape=[2**31, 64, 3]),
     "more actions": lambda info: info["features"]["action"].update(shape=[4], names=None),
 }  # fmt: skip
 
