@@ -74,7 +74,7 @@ def from_minari(job: FromMinari) -> int:
         raise UserError(f"--fps is {job.fps:g}, but must be above zero")
     dataset = _open(job)
     plan = _plan(job, dataset)
-    ours = dataset.storage.metadata.get(OURS, {})
+    ours = _our_attributes(job, dataset)
     space = dataset.observation_space
     image = space if plan.camera is None else space[plan.camera]
     height, width, _ = image.shape
@@ -122,6 +122,21 @@ def _open(job: FromMinari) -> Any:
         return minari.MinariDataset(job.source / "data")
     except Exception as error:  # whatever minari raises at damaged metadata
         raise UserError(f"{job.source} can't be read as a Minari dataset: {error}") from error
+
+
+def _our_attributes(job: FromMinari, dataset: Any) -> dict[str, Any]:
+    """Returns the attributes that `to` stored; none if another program wrote the dataset."""
+    ours = dataset.storage.metadata.get(OURS, {})
+    try:
+        names = [*(ours.get("keys") or []), *(ours.get("attributes") or [])]
+        is_sound = (
+            all(isinstance(name, str) for name in names) and 0 < ours.get("fps", 1) < math.inf
+        )
+    except (AttributeError, TypeError):  # JSON of any other shape
+        is_sound = False
+    if not is_sound:
+        raise UserError(f"{job.source}: what its metadata has under {OURS!r} is damaged")
+    return ours
 
 
 def _plan(job: FromMinari, dataset: Any) -> Plan:
@@ -189,8 +204,9 @@ def _convert_episode(
             dataset = _open(job)
             episode = dataset[int(name)]
             (metadata,) = dataset.storage.get_episode_metadata([int(name)])
-            attributes = json.loads(metadata.get(OURS, "{}"))
+            attributes = dict(json.loads(metadata.get(OURS, "{}")))
             times = (episode.infos or {}).get(TIMES) if OURS in metadata else None
+            times = None if times is None else np.asarray(times, np.float64)
         except Exception as error:  # whatever minari and HDF5 raise at damaged data
             raise DataError(f"it can't be read: {error!r}") from error
         actions = _pressed(np.asarray(episode.actions), plan)

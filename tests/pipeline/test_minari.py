@@ -1,5 +1,6 @@
 """Minari datasets: minari itself records what is read and opens what is written."""
 
+import json
 import re
 import shutil
 import signal
@@ -346,6 +347,11 @@ def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path):
     metadata.write_text(metadata.read_text().replace('"hp", "hint"', '"hp"'))
     with pytest.raises(UserError, match="names 1 attributes, but its state has 2 columns"):
         run(tmp_path / "boss-v0", tmp_path / "back.zarr")
+    sound = json.loads(metadata.read_text())
+    for damaged in (3, {"keys": [1, 2, 3]}, {"fps": "17"}, {"fps": -1}, {"attributes": 5}):
+        metadata.write_text(json.dumps({**sound, "project_ranni": damaged}))
+        with pytest.raises(UserError, match="metadata has under 'project_ranni' is damaged"):
+            run(tmp_path / "boss-v0", tmp_path / "back.zarr")
 
 
 LIMITED = "import resource as r; r.setrlimit(r.RLIMIT_FSIZE, (300_000, 300_000)); "
