@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,6 +17,7 @@ from BC_training.common import config as configs
 from docs import make_architecture, make_configuration, make_results
 from tests.support.following import BLOCK, run_commands, write_files
 from tests.support.made_data import make_dataset
+from tests.support.made_policy import made_bundle, save_policy
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -33,6 +35,29 @@ def test_a_model_can_be_added_by_following_the_page(tmp_path):
     assert len(losses) == 10
     assert losses[-1] < 0.7 * losses[0]
     assert "glance" not in models.available()
+
+
+def test_the_five_lines_of_python_play(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text()
+    (python,) = [text for kind, text in BLOCK.findall(readme) if kind == "python"]
+    save_policy(tmp_path / "checkpoints" / "demo", made_bundle())
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python, names)
+    assert names["observation"]["frame"].shape == (36, 64, 3)
+
+
+def test_every_page_can_be_found_from_the_readme():
+    linked, new = set(), {ROOT / "README.md"}
+    while new:
+        linked |= new
+        targets = {
+            (page.parent / target.partition("#")[0]).resolve()
+            for page in new
+            for target in re.findall(r"\]\(([^)\s:]+)\)", page.read_text())
+        }
+        new = {target for target in targets if target.suffix == ".md"} - linked
+    assert {page.name for page in PAGES} <= {page.name for page in linked}
 
 
 def test_the_configuration_page_is_what_the_schema_gives():
