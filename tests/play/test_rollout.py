@@ -124,10 +124,10 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     assert fights["summary"]["state_vision"]["latency_ms"]["p50"] > 0
 
     film = tmp_path / "fight.mp4"
-    again = run(rollout.main, "--checkpoint", folder, "--episodes", "2", "--workers", "1",
-                "--json", tmp_path / "again.json", "--video", film)  # fmt: skip
+    again = run(rollout.main, "--checkpoint", folder, "--episodes", "1", "--workers", "1",
+                "--no_baselines", "--json", tmp_path / "again.json", "--video", film)  # fmt: skip
     assert again.status == 0, again.err
-    assert without_times(read(tmp_path / "again.json")) == without_times(fights)
+    assert without_times(read(tmp_path / "again.json")) == without_times(fights)[:1]
     with av.open(str(film)) as container:
         pictures = [each.to_ndarray(format="rgb24") for each in container.decode(video=0)]
         assert container.streams.video[0].codec.name == "h264"
@@ -247,10 +247,6 @@ def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ("--env", "tests.support.toy_env:Killed-v0", "--workers", "2"),
-            "a worker process died",
-        ),
         (
             ("--env", "tests.support.toy_env:Only-v0", "--workers", "2"),
             "tests.support.toy_env:Only-v0 can run only one instance at a time",

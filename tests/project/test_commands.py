@@ -80,11 +80,15 @@ def test_a_killed_run_resumed_equals_one_that_was_not(made, tmp_path):
     assert steps == sorted(steps)
 
 
-def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
+def test_ctrl_c_writes_a_checkpoint_and_exits_and_without_a_key_wandb_is_offline(tmp_path):
+    """Of train.py, as it is run in its own folder."""
     made = make_dataset(tmp_path / "long.zarr", lengths=(400, 400, 40))
     folder = tmp_path / "run"
     endless = ("--training.num_epochs", "10000", "--logging.log_every_n_steps", "5")
-    process = start(("-m", "BC_training", *arguments_of(made.path, folder, *endless)))
+    process = start(
+        ("train.py", *arguments_of(made.path, folder, *endless), "--logging.use_wandb", "true"),
+        cwd=ROOT / "BC_training", WANDB_MODE="online", WANDB_API_KEY="", HOME=str(tmp_path),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
         time.sleep(0.2)
@@ -94,6 +98,8 @@ def test_ctrl_c_writes_a_checkpoint_and_exits(tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
+    assert "offline" in err
+    assert list((folder / "wandb").glob("offline-run-*"))
     assert "--resume" in out
     bundle = read_bundle(last(folder))
     assert bundle.step > 0
@@ -262,6 +268,7 @@ def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
         (("--dataset.path", "README.md"), "README.md: neither a folder nor a whole .zip"),
         (("--training.batch_size", "100000"), "larger than the training split"),
         (("--dataset.train_ratio", "0.0"), "no episode is left to train on"),
+        (("--model.name", "brightness"), "model.name: there is no model 'brightness'"),
         (("--training.checkpoint_dir", "README.md/run"), "README.md"),
         (
             ("--environment.id", "Nope-v0", "--evaluation.rollout_episodes", "2"),
@@ -297,18 +304,6 @@ def test_a_checkpoint_refuses_a_dataset_with_other_actions(made, tmp_path):
     assert scored.status == 1
     assert "actions left, right, jump, trained on left, right, hit" in scored.err
     assert run(evaluate.main, "--checkpoint", tmp_path).status == 1
-
-
-def test_train_py_runs_in_its_own_folder_and_wandb_falls_back_to_offline(made, tmp_path):
-    arguments = arguments_of(made.path, tmp_path / "run", "--training.num_epochs", "1")
-    process = start(
-        ("train.py", *arguments, "--logging.use_wandb", "true"),
-        cwd=ROOT / "BC_training", WANDB_MODE="online", WANDB_API_KEY="", HOME=str(tmp_path),
-    )  # fmt: skip
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert "offline" in err
-    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
 
 @pytest.mark.slow

@@ -217,7 +217,9 @@ def test_an_interrupt_during_fights_writes_a_checkpoint(configure, monkeypatch):
         ("tests.support.toy_env:Killed-v0", "a worker process died"),
     ],
 )
-def test_an_environment_that_fails_does_not_end_the_run(configure, env, message):
+def test_an_environment_that_fails_does_not_end_the_run(configure, request, env, message):
+    if "Crashing" in env:
+        request.getfixturevalue("nearby")
     evaluation = {"rollout_episodes": 6, "rollout_every_n_epochs": 1, "best_metric": "reward"}
     config = configure(env=env, evaluation=evaluation, num_epochs=1)
     with warned() as texts:
