@@ -6,6 +6,7 @@ The order of the rooms is the numbered list on that page; tests/project/test_pro
 """
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ def module_of(file: Path) -> str:
     return ".".join(part for part in parts if part != "__init__")
 
 
+@functools.cache
 def imports(file: Path) -> set[str]:
     """The modules of the project that a file imports, by dotted name."""
     names = set()
