@@ -8,7 +8,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.training.trainer import train
 from gameplay_pipeline.plumbing import command
@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
         if not {"-h", "--help"} & set(overrides):
             raise UserError("--config: missing; for example --config configs/pure_cnn.yaml")
         known.config = "configs/pure_cnn.yaml"
-    return configs.load(known.config, overrides), known.resume
+    return config_file.load(known.config, overrides), known.resume
 
 
 def main() -> int:

@@ -18,8 +18,7 @@ from flax import nnx
 
 from BC_training import models
 from BC_training.checkpoints.bundle import Bundle, build
-from BC_training.common import config as configs
-from BC_training.common import console, instruction
+from BC_training.common import config_file, console, instruction
 from BC_training.common import game_state as state
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract, TemporalConfig
@@ -33,7 +32,7 @@ TICKS = 32
 
 def policy_of(raw_model: dict[str, Any]) -> Policy:
     """An untrained policy for the arena's frames and attributes."""
-    config = configs.validate({"dataset": {"path": "none"}, "model": raw_model}, "benchmark")
+    config = config_file.validate({"dataset": {"path": "none"}, "model": raw_model}, "benchmark")
     rng = np.random.default_rng(0)
     values = rng.integers(0, 50, (2000, len(ATTRIBUTES))).astype(np.float32)
     window = config.model.window()

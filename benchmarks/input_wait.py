@@ -19,8 +19,7 @@ import jax
 import tyro
 
 from BC_training.checkpoints.store import Checkpoints
-from BC_training.common import config as configs
-from BC_training.common import console
+from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
 from BC_training.training.trainer import Trainer
 from benchmarks.recorded import write_recording
@@ -42,7 +41,7 @@ def make_trainer(folder: Path, path: Path, residency: str) -> Trainer:
         },
         "model": {"name": "pure_cnn"},
     }  # fmt: skip
-    config = configs.validate(raw, "benchmark")
+    config = config_file.validate(raw, "benchmark")
     run = Checkpoints(folder / f"run-{residency}", keep_last=1, best_metric="exact_match")
     return Trainer(config, open_data(config), run, resume=False)
 

@@ -21,8 +21,8 @@ from flax import nnx
 
 from BC_training import rollout
 from BC_training.checkpoints import store as checkpoints
-from BC_training.common import config as configs
-from BC_training.common import console
+from BC_training.common import config_file, console
+from BC_training.common.config import Config
 from BC_training.play.fights import FightSetup
 from BC_training.play.policy import Policy
 from BC_training.training import trainer
@@ -103,7 +103,7 @@ def recorded(job: Job) -> Path:
     return path
 
 
-def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]) -> configs.Config:
+def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]) -> Config:
     """What all models have in common, and what one row changes."""
     raw = {
         "dataset": {
@@ -118,10 +118,10 @@ def configuration(path: Path, folder: Path, epochs: int, changes: dict[str, Any]
     }  # fmt: skip
     for key, value in changes.items():
         raw[key] = {**raw.get(key, {}), **value}
-    return configs.validate(raw, "benchmark")
+    return config_file.validate(raw, "benchmark")
 
 
-def measure(config: configs.Config, job: Job) -> dict[str, Any]:
+def measure(config: Config, job: Job) -> dict[str, Any]:
     """Trains, then fights."""
     folder = trainer.train(config, resume=config.run_dir().exists())
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))

@@ -19,8 +19,7 @@ import jax.numpy as jnp
 import tyro
 
 from BC_training.checkpoints.store import Checkpoints
-from BC_training.common import config as configs
-from BC_training.common import console
+from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
 from BC_training.training.trainer import Trainer
 from benchmarks.shared import of_device
@@ -70,7 +69,7 @@ def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str,
         "model": row.model,
         "training": {"batch_size": row.batch_size, "precision": precision},
     }  # fmt: skip
-    config = configs.validate(raw, "benchmark")
+    config = config_file.validate(raw, "benchmark")
     with tempfile.TemporaryDirectory() as folder:
         run = Checkpoints(Path(folder) / "run", keep_last=1, best_metric="exact_match")
         trainer = Trainer(config, open_data(config), run, resume=False)

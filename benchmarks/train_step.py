@@ -22,8 +22,7 @@ from flax import nnx
 
 from BC_training.checkpoints.bundle import build
 from BC_training.checkpoints.state import TrainState
-from BC_training.common import config as configs
-from BC_training.common import console
+from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
 from BC_training.training import optimizer as optim
 from BC_training.training.augmentation import make_augmentation
@@ -56,7 +55,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
         },
         "model": {"name": "pure_cnn"},
     }  # fmt: skip
-    config = configs.validate(raw, "benchmark")
+    config = config_file.validate(raw, "benchmark")
     data = open_data(config)
     dataset = data.splits["train"]
     fitted, spec = data.preprocess, data.spec

@@ -12,7 +12,7 @@ from flax import nnx
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from BC_training import models
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, Section
@@ -24,7 +24,11 @@ FORMAT = 2
 
 
 def _as_config(raw: Any) -> Config:
-    return raw if isinstance(raw, Config) else configs.stored(raw, "the checkpoint's configuration")
+    return (
+        raw
+        if isinstance(raw, Config)
+        else config_file.stored(raw, "the checkpoint's configuration")
+    )
 
 
 class Bundle(Section):
@@ -69,7 +73,7 @@ class Bundle(Section):
             UserError: there is no such key, or its value is none.
         """
         raw = self.config.model_dump(mode="json")
-        config = configs.validate({**raw, "play": {**raw["play"], **play}}, "--play")
+        config = config_file.validate({**raw, "play": {**raw["play"], **play}}, "--play")
         return self.model_copy(update={"config": config})
 
     def to_json(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from BC_training.common import config as configs
-from BC_training.common.config import Config
+from BC_training.common import config_file
+from BC_training.common.config import FREE, Config
 from gameplay_pipeline.plumbing.errors import UserError
 
 LOCK = "writer.lock"
@@ -47,7 +47,7 @@ def claimed(folder: Path, config: Config, *, resume: bool) -> Iterator[None]:
             stack.close()
             place.mkdir()
             stack.enter_context(_locked(folder, place))
-        write_atomically(resolved, configs.to_yaml(config))
+        write_atomically(resolved, config_file.to_yaml(config))
         yield
 
 
@@ -99,12 +99,12 @@ def _owner(place: Path) -> str:
 def _require_same(resolved: Path, folder: Path, config: Config) -> None:
     """Compares how a run was configured with how it is to go on."""
     try:
-        before = configs.parse_yaml(resolved.read_text())
-        then = flat(configs.stored(before, str(resolved)).model_dump(mode="json"))
+        before = config_file.parse_yaml(resolved.read_text())
+        then = flat(config_file.stored(before, str(resolved)).model_dump(mode="json"))
     except (yaml.YAMLError, AttributeError, TypeError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"--resume: {resolved} is damaged: {error}") from error
     now = flat(config.model_dump(mode="json"))
-    free = configs.free_on_resume(type(config))
+    free = {key for key, field in config_file.keys(type(config)) if FREE in field.metadata}
     changed = [
         f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
         for key in sorted(then.keys() | now.keys())

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from BC_training.checkpoints.bundle import versions
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episodes
 
@@ -258,7 +258,7 @@ def _start_tensorboard(
     board = tensorboardX.SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
     # As Markdown, where four spaces make a text stand as it is.
     for name, text in (
-        ("config", configs.to_yaml(config)),
+        ("config", config_file.to_yaml(config)),
         ("run", json.dumps(metadata, indent=2)),
     ):
         board.add_text(name, "".join(f"    {line}\n" for line in text.splitlines()), 0)

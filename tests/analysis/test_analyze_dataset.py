@@ -12,7 +12,7 @@ import zarr
 
 from BC_training import analyze_dataset
 from BC_training.analysis.dataset import advice, page, reaction, statistics
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.episodes import Episodes
 from tests.support.commands import SAMPLE, run
 from tests.support.made_data import ACTIONS, make_dataset
@@ -285,7 +285,7 @@ def test_the_suggested_configuration_loads(made, tmp_path):
     suggested = advice.advise(summary)
     file = tmp_path / "config.yaml"
     file.write_text(advice.as_yaml(suggested) + "model: {name: pure_cnn}\n")
-    config = configs.load(str(file))
+    config = config_file.load(str(file))
     assert config.dataset.path == str(made.path)
     assert config.training.batch_size == 8
     assert all(item.reason for item in suggested)

@@ -6,7 +6,7 @@ import pytest
 from BC_training import evaluate
 from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store as checkpoints
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.dataset import open_data
 from BC_training.training import trainer
 from tests.support.commands import run
@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
             "checkpoint_dir": str(folder / "run"),
         },
     }  # fmt: skip
-    return trainer.train(configs.validate(raw, "the test"))
+    return trainer.train(config_file.validate(raw, "the test"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from rerun.chunk import RrdReader
 from BC_training import models, visualize
 from BC_training.analysis import policy as policy_analysis
 from BC_training.checkpoints import store as checkpoints
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.dataset import open_data
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import ModelConfig, WindowSpec
@@ -86,7 +86,7 @@ def untrained(folder, made, model, thresholds=(0.0, 0.5, 1.0)):
         },
         "model": model,
     }  # fmt: skip
-    config = configs.validate(raw, "the test")
+    config = config_file.validate(raw, "the test")
     data = open_data(config)
     changes = {
         "config": config,

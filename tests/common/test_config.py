@@ -9,6 +9,7 @@ import pytest
 
 from BC_training import models
 from BC_training.common import config as configs
+from BC_training.common import config_file
 from gameplay_pipeline.plumbing.errors import UserError
 
 PACKAGE = Path(configs.__file__).parent.parent
@@ -52,14 +53,14 @@ system: {seed: 42, num_workers: 4, pin_memory: false}
 """
     )
     with pytest.warns(UserWarning, match=r"system\.pin_memory is retired"):
-        config = configs.load(file)
+        config = config_file.load(file)
     assert config.training.learning_rate == 1e-3
     assert config.model.conv_features == (32, 64, 128, 256)
     assert config.run_dir() == Path("checkpoints/pure_cnn")
 
 
 def test_overrides_are_spelled_as_in_the_file(write):
-    config = configs.load(
+    config = config_file.load(
         write(MINIMAL),
         [
             *("--training.learning_rate", "1e-4", "--model.conv_features", "[8, 16]"),
@@ -78,15 +79,15 @@ def test_overrides_are_spelled_as_in_the_file(write):
 
 
 def test_the_resolved_file_loads_as_the_same_configuration(write):
-    config = configs.load(write(MINIMAL), ["--training.batch_size", "8"])
-    again = configs.load(write(configs.to_yaml(config)))
+    config = config_file.load(write(MINIMAL), ["--training.batch_size", "8"])
+    again = config_file.load(write(config_file.to_yaml(config)))
     assert again.model_dump() == config.model_dump()
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configurations_load_from_anywhere(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = configs.load(f"configs/{path.name}")
+    config = config_file.load(f"configs/{path.name}")
     assert path.read_text().startswith("#")
     assert f"--config configs/{path.name}" in path.read_text()
     assert config.model.name in path.read_text()
@@ -105,7 +106,7 @@ def test_shipped_configurations_load_from_anywhere(path, tmp_path, monkeypatch):
         (MINIMAL + "training: {learning_rate: 1e-6}", r"min_lr .* above learning_rate"),
         (MINIMAL.replace("d.zarr", "d.zarr\n  train_ratio: 0.9\n  val_ratio: 0.2"), r"more than 1"),
         (MINIMAL.replace("d.zarr", "d.zarr\n  train_ratio: 1.2"), r"dataset\.train_ratio"),
-        (MINIMAL.replace("d.zarr", "d.zarr\n  path: e.zarr"), r"'path' stands twice"),
+        (MINIMAL.replace("d.zarr", "d.zarr\n  path: e.zarr"), r"'path' is given twice"),
         (MINIMAL.replace("pure_cnn", "pure_cn"), r"no model 'pure_cn'.*'pure_cnn'.*Known"),
         ("dataset: {path: d}", r"section model, .* is missing"),
         ("model: {name: pure_cnn}", r"dataset: missing"),
@@ -115,14 +116,37 @@ def test_shipped_configurations_load_from_anywhere(path, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_is_wrong_is_named(write, text, message):
     with pytest.raises(UserError, match=message):
-        configs.load(write(text))
+        config_file.load(write(text))
 
 
-def test_an_unknown_flag_names_the_nearest(write, capsys):
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--training.lerning_rate", "1"], r"lerning_rate: unknown key.*training\.learning_rate"),
+        (["--training.batch_size"], r"--training\.batch_size: a value is missing"),
+        (
+            ["--training.batch_size", "--system.seed=1"],
+            r"--training\.batch_size: a value is missing",
+        ),
+        (["training.batch_size", "1"], r"training\.batch_size: expected --section\.key VALUE"),
+        (["--model.conv_features", "[8"], r"--model\.conv_features: '\[8' is not valid YAML"),
+        (["--training.batch_size.more", "1"], r"training\.batch_size: .*integer"),
+    ],
+)
+def test_flags_that_are_none_are_named(write, flags, message):
+    with pytest.raises(UserError, match=message):
+        config_file.load(write(MINIMAL), flags)
+
+
+def test_help_shows_each_key_with_the_value_in_force(write, capsys):
     with pytest.raises(SystemExit) as stop:
-        configs.load(write(MINIMAL), ["--training.lerning_rate", "1"])
-    assert stop.value.code == 2
-    assert "--training.learning_rate" in " ".join(capsys.readouterr().err.split())
+        config_file.load(write(MINIMAL), ["--training.batch_size", "8", "-h"])
+    assert stop.value.code == 0
+    help_text = capsys.readouterr().out
+    for key, field in config_file.keys(config_file.schema_of("pure_cnn")):
+        assert key in help_text, field
+    assert "--training.batch_size 8\n" in help_text
+    assert "Share of the episodes to train on" in help_text
 
 
 @pytest.mark.parametrize(
@@ -138,19 +162,87 @@ def test_an_unknown_flag_names_the_nearest(write, capsys):
 )
 def test_wrong_overrides_are_refused_in_the_words_of_the_file(write, flags, message):
     with pytest.raises(UserError, match=message):
-        configs.load(write(MINIMAL), flags)
+        config_file.load(write(MINIMAL), flags)
+
+
+YAML = """
+dataset: {path: d.zarr}
+model: {name: pure_cnn}
+training:
+  <<: &fast {batch_size: 010, num_epochs: 1_000, learning_rate: 1e-3}
+  num_epochs: 2
+  lr_schedule:
+logging:
+system:
+  num_workers: ~
+environment:
+  actions: {on: x, no: y, 1: z}
+  arguments: {at: 12:30, day: 2026-11-23}
+"""
+
+
+def test_yaml_is_read_as_its_writer_meant_it(write):
+    config = config_file.load(write(YAML))
+    assert (config.training.batch_size, config.training.num_epochs) == (10, 2)
+    assert config.training.learning_rate == 1e-3
+    assert config.training.lr_schedule == configs.ScheduleConfig()
+    assert config.logging == configs.LoggingConfig()
+    assert config.environment.actions == {"on": "x", "no": "y", "1": "z"}
+    assert config.environment.arguments == {"at": "12:30", "day": "2026-11-23"}
+
+
+def test_an_alias_is_a_copy(write):
+    file = write(MINIMAL + "training: {lr_schedule: &x {type: constant}}\n"
+                 "environment: {arguments: *x}\n")  # fmt: skip
+    config = config_file.load(file, ["--training.lr_schedule.type", "cosine"])
+    assert config.environment.arguments == {"type": "constant"}
+
+
+def test_a_partial_section_keeps_the_models_other_defaults(write):
+    text = MINIMAL.replace("pure_cnn", "state_vision\n  encoder: {}")
+    whole = config_file.load(write(text))
+    assert whole.model.encoder.state
+    partial = config_file.load(write(text.replace("{}", "{backbone: {type: conv}}")))
+    assert partial.model.encoder == whole.model.encoder
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "\n".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases stand for more than"),
+        (BOMB.replace("[", "{<<: [").replace("]", "]}"), "not valid YAML"),
+        ("a: &a {b: *a}", "aliases stand for more than"),
+        ("[" * 5_000, "nested too deep"),
+        ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
+        ("a: 1\n---\nb: 2", "a single document"),
+        ("[a, b]: c", "a key must be a text"),
+        ("\x00", "not valid YAML"),
+        (MINIMAL + "environment: {arguments: {a: !!binary YQ==}}", "values must be plain YAML"),
+        (MINIMAL + "logging: {wandb_project: no}", "not False; put a text in quotes"),
+        ("", "expected sections"),
+    ],
+)
+def test_hostile_yaml_is_refused_at_once(write, text, message):
+    with pytest.raises(UserError, match=message):
+        config_file.load(write(text))
 
 
 def test_names_stay_names_and_retired_flags_warn(write):
     flags = ["--logging.wandb_run_name", "2026-11-23", "--system.pin_memory=true"]
-    with pytest.warns(UserWarning, match=r"--system\.pin_memory is retired"):
-        config = configs.load(write(MINIMAL), flags)
+    with pytest.warns(UserWarning, match=r"system\.pin_memory is retired"):
+        config = config_file.load(write(MINIMAL), flags)
     assert config.logging.wandb_run_name == "2026-11-23"
 
 
 def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = configs.load(write(MINIMAL), ["--dataset.path", "tests"])
+    config = config_file.load(write(MINIMAL), ["--dataset.path", "tests"])
     assert config.dataset_location() == PACKAGE.parent / "tests"
     (tmp_path / "tests").mkdir()
     assert config.dataset_location() == Path("tests")
@@ -158,7 +250,7 @@ def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, mo
 
 def test_a_missing_file_lists_the_shipped_ones():
     with pytest.raises(UserError, match=r"no file nope\.yaml.*configs/pure_cnn\.yaml"):
-        configs.load("nope.yaml")
+        config_file.load("nope.yaml")
 
 
 def fields(schema: type[pydantic.BaseModel], section: str = ""):
@@ -185,7 +277,7 @@ def test_every_accepted_key_is_read_by_something(write, model):
                 owner = node.value
                 name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
                 read.add((name, node.attr))
-    for section, key in fields(type(configs.load(write(MINIMAL.replace("pure_cnn", model))))):
+    for section, key in fields(type(config_file.load(write(MINIMAL.replace("pure_cnn", model))))):
         assert any((owner, key) in read for owner in {section, *ALIASES}), f"{section}.{key}"
 
 
@@ -193,5 +285,5 @@ def test_every_accepted_key_is_read_by_something(write, model):
 def test_reader_threads_follow_the_cores_unless_given(write, monkeypatch, cores, given, threads):
     monkeypatch.setattr(configs, "usable_cores", lambda: cores)
     given = "null" if given is None else str(given)
-    config = configs.load(write(MINIMAL), ["--system.num_workers", given])
+    config = config_file.load(write(MINIMAL), ["--system.num_workers", given])
     assert config.system.threads == threads

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.training import trainer
 
 ENCODER = {
@@ -73,7 +73,7 @@ def exact_match(tmp_path, path, name, model, epochs=8):
         },
         "evaluation": {"eval_every_n_epochs": epochs},
     }  # fmt: skip
-    folder = trainer.train(configs.validate(raw, "the test"))
+    folder = trainer.train(config_file.validate(raw, "the test"))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return max(line["val/exact_match"] for line in lines if "val/exact_match" in line)
 

@@ -12,7 +12,7 @@ from BC_training import models
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import build
 from BC_training.checkpoints.state import flatten
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.dataset import open_data
 from BC_training.networks import backbones
 from BC_training.play.policy import Policy
@@ -63,7 +63,7 @@ def setting(request, tmp_path_factory):
         patch.setattr(
             models, "load", lambda name: window_model if name == "window_model" else load(name)
         )
-        yield configs.validate(raw, "the test"), made
+        yield config_file.validate(raw, "the test"), made
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
 
 def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
     raw = {"dataset": {"path": str(made.path)}, "model": {"name": "pure_cnn"}}
-    config = configs.validate(raw, "the test")
+    config = config_file.validate(raw, "the test")
     model = build(config, open_data(config).spec)
     assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
 
@@ -197,7 +197,7 @@ def test_a_state_without_layers_of_its_own_is_read_as_it_is(made, tmp_path):
         "dataset": {"path": str(made.path), "cache_dir": str(tmp_path / "cache")},
         "model": model,
     }
-    config = configs.validate(raw, "the test")
+    config = config_file.validate(raw, "the test")
     spec, observation = observed(config, np.arange(5))
     assert build(config, spec)(observation).logits.shape == (5, 1, 3)
 
@@ -209,7 +209,7 @@ def test_a_model_that_needs_state_is_refused_without_it(made, monkeypatch):
         "model": {"name": "window_model"},
     }
     with pytest.raises(UserError, match=r"window_model reads the game state.*use_state is false"):
-        open_data(configs.validate(raw, "the test"))
+        open_data(config_file.validate(raw, "the test"))
 
 
 def test_a_checkpoint_of_another_accelerator_loads_here(trained, tmp_path):

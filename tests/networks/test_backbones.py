@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from BC_training import models
 from BC_training.checkpoints.state import flatten
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.types import ModelConfig
 from BC_training.networks import backbones, pretrained
 from BC_training.networks.backbones import (
@@ -266,7 +266,7 @@ def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
         return first
 
     monkeypatch.setattr(trainer, "TrainStep", noted)
-    folder = trainer.train(configs.validate(raw, "the test"))
+    folder = trainer.train(config_file.validate(raw, "the test"))
     stem = begun[0]["backbone.conv1.conv.kernel"]
     assert np.array_equal(stem, tensors["conv1.weight"].transpose(2, 3, 1, 0))
     assert np.array_equal(begun[0]["backbone.layer2.0.downsample.norm.bias"],
@@ -274,7 +274,9 @@ def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
     file.unlink()
     Policy.load(folder)
     done = len(begun)
-    longer = configs.validate({**raw, "training": {**raw["training"], "num_epochs": 2}}, "the test")
+    longer = config_file.validate(
+        {**raw, "training": {**raw["training"], "num_epochs": 2}}, "the test"
+    )
     trainer.train(longer, resume=True)
     assert len(begun) == 2 * done
     assert not np.array_equal(begun[done]["backbone.conv1.conv.kernel"], stem)
@@ -294,7 +296,7 @@ def load(tmp_path, monkeypatch):
     def load(text, *flags):
         file = tmp_path / "config.yaml"
         file.write_text(f"dataset:\n  path: d.zarr\nmodel:\n  name: any\n{text}")
-        return configs.load(str(file), flags).model.backbone
+        return config_file.load(str(file), flags).model.backbone
 
     return load
 

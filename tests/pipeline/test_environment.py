@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from BC_training import rollout
-from BC_training.common import config as configs
+from BC_training.common.config import EnvironmentConfig
 from BC_training.play.fights import make_env
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make, parse_adapter
 from gameplay_pipeline.plumbing.errors import UserError
@@ -197,7 +197,7 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     # Another environment is not dressed by these settings.
     other = run(rollout.main, "--checkpoint", folder, "--env", "tests.support.toy_env:Toy-v0")
     assert "it has no shoot and has right, hit besides" in other.err
-    assert list(configs.EnvironmentConfig.model_fields)[1:] == list(ADAPTER.plain())
+    assert list(EnvironmentConfig.model_fields)[1:] == list(ADAPTER.plain())
     clash = {"id": BUFFERS, "actions": {"a": "button_0", "b": "button_0"}}
     with pytest.raises(UserError, match=r"environment: .*one button two names"):
-        configs.EnvironmentConfig(**clash).adapter()
+        EnvironmentConfig(**clash).adapter()

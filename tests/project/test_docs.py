@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from BC_training import models
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from docs import make_architecture, make_configuration, make_results
 from tests.support.following import BLOCK, run_commands, write_files
 from tests.support.made_data import make_dataset
@@ -68,8 +68,8 @@ def test_the_configuration_page_is_what_the_schema_gives():
 @pytest.mark.parametrize("name", models.available())
 def test_the_configuration_page_has_every_key(name):
     page = (ROOT / "docs" / "configuration.md").read_text()
-    schema = configs._schema({"model": {"name": name}})
-    for key in configs._keys(schema):
+    schema = config_file.schema_of(name)
+    for key in dict(config_file.keys(schema)):
         # Sections that several models have are listed by themselves.
         spelled = (key, key.rpartition(".")[2]) if key.startswith("model.") else (key,)
         assert any(f"`{each}`" in page for each in spelled), key
@@ -107,7 +107,7 @@ def test_commands_name_modules_and_files_that_are_there(page):
 def test_overrides_on_the_pages_are_keys(page):
     """Those of models may be of any model, and the page on adding one has its own."""
     keys = {key for name in models.available()
-            for key in configs._keys(configs._schema({"model": {"name": name}}))}  # fmt: skip
+            for key in dict(config_file.keys(config_file.schema_of(name)))}  # fmt: skip
     for key in re.findall(r"--([a-z]+\.[a-z_]+(?:\.[a-z_]+)*) ", page.read_text()):
         assert key in keys or key == "section.key", key
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle, build
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.dataset import open_data
 from BC_training.play.policy import Policy
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
@@ -102,7 +102,7 @@ def same_in_play_and_training(env, folder, state=True):
         },
         "model": {**MODEL, "encoder": {**MODEL["encoder"], "state": state}},
     }  # fmt: skip
-    config = configs.validate(raw, "the test")
+    config = config_file.validate(raw, "the test")
     data = open_data(config)
     fitted, spec = data.preprocess, data.spec
     model = build(config, spec)

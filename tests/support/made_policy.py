@@ -8,7 +8,7 @@ from flax import nnx
 from BC_training.checkpoints.bundle import Bundle, build
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import Checkpoints
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, FrameContract
 
@@ -24,7 +24,7 @@ def made_bundle(actions=ACTIONS, state=(), **frame) -> Bundle:
     contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
     contract |= {"resize": "none"} | frame
     return Bundle(
-        config=configs.validate({"dataset": {"path": "d"}, "model": MODEL}, "the test"),
+        config=config_file.validate({"dataset": {"path": "d"}, "model": MODEL}, "the test"),
         spec=DataSpec(actions=actions, state=state, frame=FrameContract(**contract)),
         preprocess=Preprocess(frame_mean=(0.0,) * 3, frame_std=(1.0,) * 3),
         thresholds=(0.5,) * len(actions),

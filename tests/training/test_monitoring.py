@@ -23,7 +23,7 @@ from BC_training.analysis.policy import charts
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import config as configs
-from BC_training.common import metrics
+from BC_training.common import config_file, metrics
 from BC_training.play import fights, summary
 from BC_training.training import ranking, trainer
 from BC_training.training import run_log as runlog
@@ -65,7 +65,7 @@ def configure(recorded, tmp_path):
             "environment": {"id": env},
             "logging": logging or {},
         }  # fmt: skip
-        return configs.validate(raw, "the test")
+        return config_file.validate(raw, "the test")
 
     return configured
 
@@ -269,7 +269,7 @@ def test_settings_that_contradict_each_other_are_refused(section, values, messag
             "best_metric": "reward", "rollout_episodes": 1, "rollout_every_n_epochs": 3,
         }  # fmt: skip
     with pytest.raises(UserError, match=message):
-        configs.validate(raw, "the test")
+        config_file.validate(raw, "the test")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flax import nnx
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.checkpoints.state import flatten
-from BC_training.common import config as configs
+from BC_training.common import config_file
 from BC_training.common.dataset import open_data
 from BC_training.training import trainer
 from BC_training.training.train_step import TrainStep
@@ -44,7 +44,7 @@ def configure(made, tmp_path):
             },
             "evaluation": evaluation or {},
         }  # fmt: skip
-        return configs.validate(raw, "the test")
+        return config_file.validate(raw, "the test")
 
     return configured
 
@@ -195,7 +195,7 @@ def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
             "checkpoint_dir": str(tmp_path / "run"),
         },
     }  # fmt: skip
-    config = configs.validate(raw, "the test")
+    config = config_file.validate(raw, "the test")
     folder = trainer.train(config)
     data = open_data(config)
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
@@ -204,7 +204,7 @@ def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
     told = model.auxiliary(model(batch.observation).features[:, -1])
     assert float((told.argmax(axis=-1) == batch.auxiliary).mean()) > 0.9
     assert not config.model.window().state
-    refused = configs.validate({**raw, "model": {**MODEL, "auxiliary": "mana"}}, "the test")
+    refused = config_file.validate({**raw, "model": {**MODEL, "auxiliary": "mana"}}, "the test")
     with pytest.raises(UserError, match=r"no attribute 'mana', only hp, hint"):
         trainer.train(refused)
 
@@ -229,7 +229,7 @@ def test_a_window_that_the_dataset_can_not_fill_is_refused(made, tmp_path, model
         "training": {"checkpoint_dir": str(tmp_path / "run")},
     }
     with pytest.raises(UserError, match=message):
-        trainer.train(configs.validate(raw, "the test"))
+        trainer.train(config_file.validate(raw, "the test"))
     assert not (tmp_path / "run").exists()
 
 
@@ -243,4 +243,4 @@ def test_an_instruction_over_the_limit_names_its_episode(made, tmp_path):
         "training": {"checkpoint_dir": str(tmp_path / "run")},
     }  # fmt: skip
     with pytest.raises(UserError, match=r"episode_\d: the instruction 'a b c.*reads 4"):
-        trainer.train(configs.validate(raw, "the test"))
+        trainer.train(config_file.validate(raw, "the test"))
