@@ -131,7 +131,7 @@ def analyze(
     # What can't be decoded can't be described either.
     unreadable = [p for p in problems if p.severity == "error" and p not in episodes.skipped]
     if unreadable:
-        episodes.drop(unreadable)
+        episodes = episodes.without(unreadable)
     summary = statistics.summarize(episodes, problems)
     summary["delays"] = reaction.estimate(episodes)
     _print(summary)

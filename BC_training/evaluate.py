@@ -50,7 +50,7 @@ def evaluate(
     folder = store.locate(checkpoint)
     bundle, model = store.load_model(folder)
     config = bundle.config
-    data = open_data(config, dataset, bundle.preprocess)
+    data = open_data(config, dataset, bundle.preprocess, splits=(split,))
     require_same(bundle, data.spec, str(data.episodes.path))
     train, chosen = data.splits["train"], data.splits[split]
     if len(chosen) == 0:

@@ -18,8 +18,8 @@ import tyro
 import zarr
 
 from BC_training.common import console
-from BC_training.common.episodes import Episodes
-from BC_training.common.window import Order
+from BC_training.common.episodes import Episodes, split
+from BC_training.common.order import EpochOrder, StreamPlan
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
 
@@ -60,10 +60,11 @@ def main(episodes: int = 100_000) -> None:
             write_episodes(path, count)
             before, start = memory(), time.perf_counter()
             opened = Episodes(path)
-            opened.split(0.8, 0.1, 0)
+            split(opened, 0.8, 0.1, 0)
             seconds = time.perf_counter() - start
             start = time.perf_counter()
-            order = Order(np.array([e.length for e in opened.episodes]), seed=0)
+            lengths = np.array([e.length for e in opened.episodes])
+            order = EpochOrder(lengths, 0, StreamPlan())
             opened.read_rows(order.samples(0, 0, 32))
             first = 1000 * (time.perf_counter() - start)
             assert len(opened) == count

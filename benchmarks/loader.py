@@ -30,9 +30,10 @@ from zarr.storage import ZipStore
 
 from BC_training.common import console
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset
+from BC_training.common.dataset import Dataset, Tables
 from BC_training.common.episodes import Episodes
-from BC_training.common.frames.residency import open_frames
+from BC_training.common.frames.open import open_frames
+from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.types import WindowSpec
 from benchmarks.recorded import write_recording
 
@@ -114,11 +115,13 @@ def batches(path: Path, kind: Any, cache_dir: Path, window: WindowSpec) -> Rate:
         # So little that a stream can't turn into a cache of this small recording.
         stream_memory_gib=0.2,
     )  # fmt: skip
-    opened = open_frames(episodes, settings, threads=THREADS, in_flight=0)
-    dataset = Dataset(
-        episodes, range(EPISODES), window, opened.frames, seed=0,
-        shuffle_buffer=settings.shuffle_buffer,
+    plan = StreamPlan.of(
+        episodes.chunk_length, episodes.frame_bytes,
+        span=window.span, shuffle_buffer=settings.shuffle_buffer, in_flight=0,
     )  # fmt: skip
+    opened = open_frames(episodes, settings, plan, threads=THREADS)
+    tables = Tables.of(opened.episodes, window)
+    dataset = Dataset(tables, opened.frames, window, EpochOrder(tables.lengths, 0, plan))
 
     def work() -> Iterator[int]:
         steps = 10_000_000 // BATCH

@@ -69,7 +69,7 @@ _Loader.add_implicit_resolver(
     ),
     list("-+.0123456789"),
 )
-_Loader.add_constructor(_INT, lambda loader, node: int(loader.construct_scalar(node)))
+_Loader.add_constructor(_INT, lambda _, node: int(node.value))
 
 
 def parse_yaml(text: str) -> Any:
@@ -266,8 +266,9 @@ def _set(raw: dict[str, Any], fields: dict[str, FieldInfo], key: str, value: Any
     for depth, parent in enumerate(parents, 1):
         if section.get(parent) is None:
             field = fields.get(".".join(parents[:depth]))
-            has_types = field is not None and _kinds(field) and not field.is_required()
-            section[parent] = {"type": field.get_default().type} if has_types else {}
+            section[parent] = {}
+            if field is not None and _kinds(field) and not field.is_required():
+                section[parent]["type"] = field.get_default().type
         section = section[parent]
         if not isinstance(section, dict):
             return  # validation has a word for it
@@ -302,7 +303,7 @@ def _fill(raw: dict[str, Any], schema: type[BaseModel]) -> None:
         if not section or section.get("type") == default.get("type"):
             section = {**default, **section}
         raw[name] = section
-        kind = kinds.get(section.get("type", "")) if kinds else field.annotation
+        kind: Any = kinds.get(section.get("type", "")) if kinds else field.annotation
         if kind is not None:
             _fill(section, kind)
 

@@ -1,4 +1,4 @@
-"""The one dataset: windows over the episodes of a split, on any residency."""
+"""The one dataset: windows over the episodes of a split, on any frame store."""
 
 import dataclasses
 import itertools
@@ -6,6 +6,7 @@ import operator
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,12 +16,14 @@ from BC_training.common import instruction as instructions_
 from BC_training.common import preprocess as preprocessing
 from BC_training.common import window as windows
 from BC_training.common.config import Config
-from BC_training.common.episodes import Episode, Episodes
-from BC_training.common.frames.residency import Frames, Opened, open_frames
+from BC_training.common.episodes import Episode, Episodes, split
+from BC_training.common.frames.base import FrameStore
+from BC_training.common.frames.open import Opened, open_frames
 from BC_training.common.game_state import with_history
 from BC_training.common.instruction import Instructions
+from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import Batch, DataSpec, Ticks, WindowSpec
+from BC_training.common.types import Batch, DataSpec, RawObservation, WindowSpec
 from gameplay_pipeline.plumbing.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -28,95 +31,100 @@ SPLITS = ("train", "val", "test")
 FIT_FRAMES = 512
 """Training frames that the normalisation is fitted on, evenly spaced."""
 
-BLOCKS_PER_WINDOW = 4
-"""Windows that fit into the blocks in which a dataset of larger chunks is shuffled, at least: what
-a block's first windows need of the block before is decoded besides."""
-
-TOGETHER, MOST_TOGETHER = 2**24, 16
+READ_BYTES, MAX_GROUPED = 2**24, 16
 """Bytes of frames that a thread reads at once, in up to so many batches: to hand one over takes as
 long as to copy a dozen frames."""
 
 
-class Dataset:
-    """Samples of one split. A sample is a tick at which a prediction is made."""
+class Tables(NamedTuple):
+    """What a split's episodes hold besides frames, laid end to end: N ticks of E episodes."""
 
-    def __init__(
-        self,
+    names: list[str]
+    """Of the episodes."""
+    lengths: Int[np.ndarray, "E"]
+    rows: Int[np.ndarray, "E"]
+    """Row of each episode's first tick in the frame store."""
+    actions: Bool[np.ndarray, "N A"]
+    state: Float[np.ndarray, "N D"] | None
+    """With history; None where the model reads no state."""
+    auxiliary: Float[np.ndarray, "N"] | None
+    """Values of the attribute that the model learns to tell, if it does."""
+    tokens: Int[np.ndarray, "E L"] | None
+    """Of each episode's instruction, if the model reads it."""
+
+    @classmethod
+    def of(
+        cls,
         episodes: Episodes,
-        numbers: Sequence[int],
         window: WindowSpec,
-        frames: Frames,
+        numbers: Sequence[int] | None = None,
         *,
-        seed: int,
-        shuffle_buffer: int,
         instructions: Instructions | None = None,
         instruction: str | None = None,
-    ):
-        """Lays the split's episodes end to end.
+    ) -> "Tables":
+        """Reads the tables of some episodes.
 
         Args:
             episodes: the dataset.
-            numbers: the split's episodes, as positions in `episodes.episodes`.
-            window: what a sample holds.
-            frames: of the whole dataset.
-            seed: of the order in which epochs visit samples.
-            shuffle_buffer: ticks among which samples are shuffled where the dataset's chunks hold
-                several frames.
+            window: says what is needed.
+            numbers: the split's episodes, as positions in `episodes.episodes`; all if not given.
             instructions: tokenizes the episodes' instructions, where the model reads them.
             instruction: of episodes that have none of their own.
 
         Raises:
             UserError: an episode has no instruction, or too long a one.
         """
+        numbers = range(len(episodes)) if numbers is None else numbers
         chosen = [episodes.episodes[number] for number in numbers]
-        self.names = [episode.name for episode in chosen]
-        self._window = window
-        self._frames = frames
-        self._frame_bytes = episodes.frame_bytes
-        self._lengths = np.array([episode.length for episode in chosen], np.int64)
-        self._firsts = np.cumsum(self._lengths) - self._lengths
-        self._rows = episodes.starts[np.array(numbers, np.int64)]
+        width, column = len(episodes.state_names), 0
+        if window.auxiliary:
+            column = episodes.state_names.index(window.auxiliary)
         # The leading empty arrays give a split without episodes its shapes.
-        self.actions: Bool[np.ndarray, "N A"] = np.concatenate(
-            [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
-        )
-        self.state: Float[np.ndarray, "N D"] | None = None
-        """With history."""
-        self.auxiliary: Float[np.ndarray, "N"] | None = None
-        """Values of the attribute that the model learns to tell."""
-        if window.state or window.auxiliary:
-            known = [state for episode in chosen if (state := episode.state) is not None]
-            width = len(episodes.state_names)
-            if window.auxiliary:
-                column = episodes.state_names.index(window.auxiliary)
-                self.auxiliary = np.concatenate(
-                    [np.zeros(0, np.float32), *(state[:, column] for state in known)]
-                )
+        states, auxiliary = [np.zeros((0, 3 * width), np.float32)], [np.zeros(0, np.float32)]
+        for episode in chosen if window.state or window.auxiliary else ():
+            state = episode.state
+            assert state is not None  # the model's window was refused otherwise
+            auxiliary.append(state[:, column])
             if window.state:
-                self.state = np.concatenate(
-                    [
-                        np.zeros((0, 3 * width), np.float32),
-                        *(with_history(state, None)[0] for state in known),
-                    ]
-                )
-        self._tokens: Int[np.ndarray, "E L"] | None = None
+                states.append(with_history(state, None)[0])
+        tokens = None
         if instructions is not None:
-            self._tokens = np.zeros((len(chosen), window.instruction), np.int32)
+            tokens = np.zeros((len(chosen), window.instruction), np.int32)
             for row, episode in enumerate(chosen):
                 text = instruction_of(episode, instruction)
                 try:
-                    self._tokens[row] = instructions.encode(text)
+                    tokens[row] = instructions.encode(text)
                 except UserError as error:
                     raise UserError(f"{episodes.path}, {episode.name}: {error}") from error
-        block = episodes.chunk_length
-        if block > 1 and window.span > 1:
-            block *= -(-BLOCKS_PER_WINDOW * window.span // block)
-        self._order = windows.Order(
-            self._lengths,
-            seed=seed,
-            block=block,
-            buffer=max(shuffle_buffer // block, 1),
+        return cls(
+            names=[episode.name for episode in chosen],
+            lengths=np.array([episode.length for episode in chosen], np.int64),
+            rows=episodes.starts[np.array(numbers, np.int64)],
+            actions=np.concatenate(
+                [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
+            ),
+            state=np.concatenate(states) if window.state else None,
+            auxiliary=np.concatenate(auxiliary) if window.auxiliary else None,
+            tokens=tokens,
         )
+
+
+class Dataset:
+    """Samples of one split. A sample is a tick at which a prediction is made."""
+
+    def __init__(self, tables: Tables, frames: FrameStore, window: WindowSpec, order: EpochOrder):
+        """Gathers what others have opened.
+
+        Args:
+            tables: of the split's episodes.
+            frames: of the dataset.
+            window: what a sample holds.
+            order: in which epochs visit the samples.
+        """
+        self.names, self.actions, self.state = tables.names, tables.actions, tables.state
+        self.auxiliary = tables.auxiliary
+        self._tables, self._frames, self._window, self._order = tables, frames, window, order
+        self._firsts = np.cumsum(tables.lengths) - tables.lengths
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -124,7 +132,7 @@ class Dataset:
     @property
     def episode(self) -> Int[np.ndarray, "N"]:
         """Which of the split's episodes each sample belongs to."""
-        return np.repeat(np.arange(len(self._lengths)), self._lengths)
+        return np.repeat(np.arange(len(self.names)), self._tables.lengths)
 
     @property
     def resident(self) -> UInt8[Array, "N H W C"] | None:
@@ -134,24 +142,26 @@ class Dataset:
 
     def frames(self, samples: Int[np.ndarray, "n"]) -> UInt8[np.ndarray, "n H W C"]:
         """The current frame of samples, without a window."""
-        return self._frames.read(self._row_of(samples))
+        episode = self._episode_of(samples)
+        return self._frames.read(self._tables.rows[episode] + samples - self._firsts[episode])
 
     def batch(self, samples: Int[np.ndarray, "B"]) -> Batch:
         """The samples as a batch of weight one."""
         episode = self._episode_of(samples)
         first = self._firsts[episode][:, None]
         tick = samples - first[:, 0]
-        ticks, seen = windows.observed(tick, self._window)
-        future, valid = windows.predicted(tick, self._lengths[episode], self._window)
-        rows = self._rows[episode][:, None] + ticks
+        ticks, within = windows.observed(tick, self._window)
+        future, valid = windows.predicted(tick, self._tables.lengths[episode], self._window)
+        tokens = self._tables.tokens
+        rows = self._tables.rows[episode][:, None] + ticks
         frames = self._frames.gather(rows.reshape(-1))
         return Batch(
-            observation=Ticks(
+            observation=RawObservation(
                 frames=frames.reshape(*rows.shape, *frames.shape[1:]),
                 state=None if self.state is None else self.state[first + ticks],
                 past_actions=self._before(first, ticks) if self._window.past_actions else None,
-                instruction=None if self._tokens is None else self._tokens[episode],
-                valid=seen,
+                instruction=None if tokens is None else tokens[episode],
+                valid=within,
             ),
             actions=self.actions[first + future],
             valid=valid,
@@ -185,7 +195,7 @@ class Dataset:
                     self._prepare(*block)
             return _cut(batch, batch_size)
 
-        return _read_ahead(load, len(steps), self._together(batch_size), threads)
+        return _read_ahead(load, len(steps), self._grouped(batch_size), threads)
 
     def eval_batches(self, *, batch_size: int, threads: int) -> Iterator[Batch]:
         """All samples in order; rows that only fill the last batch up weigh nothing."""
@@ -197,23 +207,21 @@ class Dataset:
             return _cut(batch, batch_size)
 
         count = -(-len(self) // batch_size)
-        return _read_ahead(load, count, self._together(batch_size), threads)
+        return _read_ahead(load, count, self._grouped(batch_size), threads)
 
-    def _together(self, samples: int) -> int:
-        return _together(samples * self._window.ticks * self._frame_bytes)
+    def _grouped(self, batch_size: int) -> int:
+        """Batches that a thread reads at once."""
+        frame_bytes = int(np.prod(self._frames.image_shape))
+        return _grouped(batch_size * self._window.ticks * frame_bytes)
 
     def _episode_of(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
         return np.searchsorted(self._firsts, samples, "right") - 1
-
-    def _row_of(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-        episode = self._episode_of(samples)
-        return self._rows[episode] + samples - self._firsts[episode]
 
     def _prepare(self, first: int, last: int) -> None:
         """Has the frames decoded that samples of one episode will need."""
         (episode,) = self._episode_of(np.array([first]))
         tick = max(first - int(self._firsts[episode]) - self._window.span + 1, 0)
-        row = int(self._rows[episode])
+        row = int(self._tables.rows[episode])
         self._frames.prepare(row + tick, row + last - int(self._firsts[episode]))
 
     def _before(
@@ -228,6 +236,7 @@ class Data:
     """An opened dataset and its splits, windowed for a model."""
 
     episodes: Episodes
+    """Those whose frames are open."""
     spec: DataSpec
     opened: Opened
     splits: dict[str, Dataset]
@@ -236,58 +245,73 @@ class Data:
 
 
 def open_data(
-    config: Config, path: str | None = None, preprocess: Preprocess | None = None
+    config: Config,
+    path: str | None = None,
+    preprocess: Preprocess | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> Data:
-    """Opens the dataset of a configuration, decodes it if need be, and splits it.
+    """Opens the dataset of a configuration, splits it, and decodes it if need be.
 
     Args:
         config: says which dataset and which split, and, through the model, which window.
         path: another dataset instead.
         preprocess: that of a checkpoint; fitted on the training split if not given.
+        splits: those whose frames are needed; of others there are only the tables.
 
     Raises:
         UserError: the dataset can't be used, or not by this model.
     """
     settings, threads = config.dataset, config.system.threads
-    episodes = Episodes(
+    whole = Episodes(
         path or config.dataset_location(),
         validate=settings.validate_episodes,
         use_state=settings.use_state,
     )
-    spec = episodes.spec()
+    spec = whole.spec()
     window = config.model.window()
-    _refuse_window(window, episodes, spec, config)
-    batch = config.training.batch_size * window.ticks * episodes.frame_bytes
-    # While one evaluates, what is read ahead for training waits.
-    opened = open_frames(
-        episodes,
-        settings,
-        threads=threads,
-        in_flight=(_buffer(threads) + 2) * 2 * _together(batch) * batch,
-    )
-    # Only now is it known in which episodes every frame can be read.
-    numbers = episodes.split(settings.train_ratio, settings.val_ratio, settings.split_seed)
+    _refuse_window(window, whole, spec, config)
+    # Before frames are decoded, so that where they live does not change who is in which split.
+    numbers = split(whole, settings.train_ratio, settings.val_ratio, settings.split_seed)
+    names = [{whole.episodes[number].name for number in part} for part in numbers]
+    needed = [names[SPLITS.index(name)] for name in splits]
+    plan = _plan(whole, window, config)
+    opened = open_frames(whole, settings, plan, threads=threads, names=set().union(*needed))
     instructions = None if preprocess is None else preprocess.instructions
-    if window.instruction and instructions is None:
-        texts = [instruction_of(episodes.episodes[n], settings.instruction) for n in numbers[0]]
-        instructions = instructions_.fit(texts, window.instruction)
-    splits = {
-        name: Dataset(
+    datasets = {}
+    for name, part in zip(SPLITS, names, strict=True):
+        episodes, frames = opened.episodes, opened.frames
+        if name not in splits:
+            episodes, frames = whole, FrameStore()
+        chosen = [n for n, episode in enumerate(episodes.episodes) if episode.name in part]
+        if name == "train" and window.instruction and instructions is None:
+            texts = [instruction_of(episodes.episodes[n], settings.instruction) for n in chosen]
+            instructions = instructions_.fit(texts, window.instruction)
+        tables = Tables.of(
             episodes,
-            chosen,
             window,
-            opened.frames,
-            seed=config.system.seed,
-            shuffle_buffer=settings.shuffle_buffer,
+            chosen,
             instructions=instructions,
             instruction=settings.instruction,
         )
-        for name, chosen in zip(SPLITS, numbers, strict=True)
-    }
+        order = EpochOrder(tables.lengths, config.system.seed, plan)
+        datasets[name] = Dataset(tables, frames, window, order)
     if preprocess is None:
-        preprocess = _fit(splits["train"], spec, config, instructions)
+        preprocess = _fit(datasets["train"], spec, config, instructions)
     spec = spec.model_copy(update={"features": preprocess.features()})
-    return Data(episodes, spec, opened, splits, preprocess)
+    return Data(opened.episodes, spec, opened, datasets, preprocess)
+
+
+def _plan(episodes: Episodes, window: WindowSpec, config: Config) -> StreamPlan:
+    batch = config.training.batch_size * window.ticks * episodes.frame_bytes
+    # While one evaluates, what is read ahead for training waits.
+    in_flight = (_ahead(config.system.threads) + 2) * 2 * _grouped(batch) * batch
+    return StreamPlan.of(
+        episodes.chunk_length,
+        episodes.frame_bytes,
+        span=window.span,
+        shuffle_buffer=config.dataset.shuffle_buffer,
+        in_flight=in_flight,
+    )
 
 
 def _fit(
@@ -348,12 +372,12 @@ def _refuse_window(window: WindowSpec, episodes: Episodes, spec: DataSpec, confi
         )
 
 
-def _together(size: int) -> int:
+def _grouped(size: int) -> int:
     """Batches that a thread reads at once, each with `size` bytes of frames."""
-    return min(max(TOGETHER // size, 1), MOST_TOGETHER)
+    return min(max(READ_BYTES // size, 1), MAX_GROUPED)
 
 
-def _buffer(threads: int) -> int:
+def _ahead(threads: int) -> int:
     """Reads that are under way or done: one in each thread, and two that wait."""
     return threads + 2
 
@@ -365,12 +389,12 @@ def _cut(batch: Batch, size: int) -> list[Batch]:
 
 
 def _read_ahead(
-    load: Callable[[range], list[Batch]], count: int, together: int, threads: int
+    load: Callable[[range], list[Batch]], count: int, grouped: int, threads: int
 ) -> Iterator[Batch]:
-    """`load` of 0, 1, ..., so many together, in order, called in threads before it is asked for."""
-    jobs = (range(n, min(n + together, count)) for n in range(0, count, together))
+    """`load` of 0, 1, ..., so many grouped, in order, called in threads before it is asked for."""
+    jobs = (range(n, min(n + grouped, count)) for n in range(0, count, grouped))
     with ThreadPoolExecutor(threads) as pool:
-        ahead = deque(pool.submit(load, job) for job in itertools.islice(jobs, _buffer(threads)))
+        ahead = deque(pool.submit(load, job) for job in itertools.islice(jobs, _ahead(threads)))
         try:
             while ahead:
                 batches = ahead.popleft().result()

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, UInt8
 from BC_training.common import game_state as states
 from BC_training.common.game_state import StateSchema, Vocabulary
 from BC_training.common.instruction import Instructions
-from BC_training.common.types import Batch, Features, Observation, Section, Ticks
+from BC_training.common.types import Batch, Features, Observation, RawObservation, Section
 from gameplay_pipeline.plumbing.errors import UserError
 
 MIN_STD = 1e-3
@@ -37,7 +37,7 @@ class Preprocess(Section):
         )
 
     def __call__(
-        self, ticks: Ticks, resident: UInt8[Array, "N H W C"] | None = None
+        self, ticks: RawObservation, resident: UInt8[Array, "N H W C"] | None = None
     ) -> Observation:
         """Runs on the device, inside the jitted step.
 

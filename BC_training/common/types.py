@@ -137,8 +137,8 @@ class DataSpec(Section):
     """Of the fitted preprocessing."""
 
 
-class Ticks(NamedTuple):
-    """Observed ticks as a dataset or an environment gives them; uint8 until it is on the device."""
+class RawObservation(NamedTuple):
+    """Observed ticks as a dataset or an environment gives them; frames are uint8."""
 
     frames: UInt8[ArrayLike, "B T H W C"] | Int[ArrayLike, "B T"]
     """Or their rows in the frames that are on the device already."""
@@ -171,7 +171,7 @@ class Batch(NamedTuple):
     """Training or evaluation samples."""
 
     observation: Any
-    """`Ticks` from the dataset, `Observation` once preprocessed."""
+    """`RawObservation` from the dataset, `Observation` once preprocessed."""
     actions: Bool[ArrayLike, "B K A"]
     valid: Bool[ArrayLike, "B K"]
     """False where the chunk reaches over the episode's end and repeats its last tick."""

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from BC_training.checkpoints import store as checkpoint
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.common.game_state import Moment, with_history
-from BC_training.common.types import Observation, Ticks, WindowSpec
+from BC_training.common.types import Observation, RawObservation, WindowSpec
 from BC_training.networks.model import Model
 from BC_training.play.button_decoder import Decision
 from gameplay_pipeline.plumbing.errors import UserError
@@ -78,7 +78,7 @@ class Policy:
         """
         self.memory: Memory | None = None
         """After the last tick."""
-        self.seen: Ticks | None = None
+        self.seen: RawObservation | None = None
         """The last tick, as the model got it."""
         self._moment: Moment | None = None
         self.decision = Decision(self.play, self._thresholds, seed)
@@ -113,7 +113,7 @@ class Policy:
         self.latest = result
         return result
 
-    def _ticks(self, observation: Mapping[str, Any]) -> Ticks:
+    def _ticks(self, observation: Mapping[str, Any]) -> RawObservation:
         if "frame" not in observation:
             raise UserError(f"the observation has no 'frame', only {', '.join(observation)}")
         spec, frame = self.bundle.spec, observation["frame"]
@@ -132,7 +132,7 @@ class Policy:
             now = np.array([[observation[name] for name in spec.state]], np.float32)
             known, self._moment = with_history(now, self._moment)
             state = known[None]
-        return Ticks(
+        return RawObservation(
             frames=frame[None, None],
             state=state,
             past_actions=self.decision.pressed[None, None] if self._window.past_actions else None,
@@ -145,7 +145,9 @@ class Policy:
         actions = len(self.bundle.spec.actions)
         decay = self.play.ensemble_decay if self.play.chunk == "ensemble" else np.inf
 
-        def tick(state: Any, memory: Memory | None, ticks: Ticks) -> tuple[Array, "Memory"]:
+        def tick(
+            state: Any, memory: Memory | None, ticks: RawObservation
+        ) -> tuple[Array, "Memory"]:
             model = nnx.merge(graph, state, copy=True)
             now: Observation = jax.tree.map(lambda x: x[:, 0], preprocess(ticks))
             features = model.encode(now, None)[:, None]

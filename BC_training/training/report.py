@@ -10,7 +10,7 @@ from rich.table import Table
 from BC_training.common import console, metrics
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data
-from BC_training.common.episodes import LISTED
+from BC_training.common.episodes import MAX_LISTED
 from BC_training.common.metrics import METRICS, Metric
 
 SHOWN = tuple(metric for metric in METRICS if metric.while_training)
@@ -152,5 +152,5 @@ def print_summary(
         table.add_row(name, escape(value))
     out = console.make_console()
     out.print(table)
-    for problem in data.episodes.skipped[:LISTED]:
+    for problem in data.episodes.skipped[:MAX_LISTED]:
         out.print(f"skipped {problem}", markup=False)

@@ -181,7 +181,7 @@ def in_windows(folder, number):
     """Probabilities for an episode by the way that training takes."""
     bundle, model = checkpoints.load_model(folder)
     data = open_data(bundle.config, None, bundle.preprocess)
-    everything = data.episodes.split(0.8, 0.2, bundle.config.dataset.split_seed)
+    everything = split(data.episodes, 0.8, 0.2, bundle.config.dataset.split_seed)
     (split,) = [at for at, numbers in enumerate(everything) if number in numbers]
     dataset = list(data.splits.values())[split]
     samples = np.flatnonzero(dataset.episode == everything[split].index(number))

@@ -1,4 +1,4 @@
-"""Recycled memory: used again when nobody holds it, and never before."""
+"""Pooled memory: used again when nobody holds it, and never before."""
 
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from BC_training.common.frames.buffer_pool import Recycled
+from BC_training.common.frames.buffer_pool import BufferPool
 
 SHAPE = (3, 64, 64, 3)
 
@@ -17,7 +17,7 @@ def address(array: np.ndarray) -> int:
 
 
 def test_the_memory_of_an_array_that_is_gone_is_used_again():
-    memory = Recycled()
+    memory = BufferPool()
     first, second = memory.empty(SHAPE), memory.empty(SHAPE)
     assert (first.shape, first.dtype, first.flags.writeable) == (SHAPE, np.uint8, True)
     assert not np.shares_memory(first, second)
@@ -27,7 +27,7 @@ def test_the_memory_of_an_array_that_is_gone_is_used_again():
 
 
 def test_memory_of_another_size_is_let_go():
-    memory = Recycled()
+    memory = BufferPool()
     tracemalloc.start()
     memory.empty((2**24,))
     assert tracemalloc.get_traced_memory()[0] > 2**24
@@ -37,7 +37,7 @@ def test_memory_of_another_size_is_let_go():
 
 
 def test_what_anything_still_looks_at_is_not_used_again():
-    memory = Recycled()
+    memory = BufferPool()
     array = memory.empty(SHAPE)
     array[:] = 1
     view = array.reshape(-1)[5:9]
@@ -47,7 +47,7 @@ def test_what_anything_still_looks_at_is_not_used_again():
 
 
 def test_an_array_that_jax_was_given_stays_as_it_was():
-    memory = Recycled()
+    memory = BufferPool()
     on_device = []
     for value in range(8):
         array = memory.empty(SHAPE)
@@ -59,7 +59,7 @@ def test_an_array_that_jax_was_given_stays_as_it_was():
 
 
 def test_threads_never_share_memory():
-    memory = Recycled()
+    memory = BufferPool()
 
     def job(value: int) -> bool:
         array = memory.empty(SHAPE)

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset
+from BC_training.common.dataset import Dataset, Tables
 from BC_training.common.episodes import Episodes
-from BC_training.common.frames import residency
+from BC_training.common.frames.open import open_frames
+from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.types import WindowSpec
 from tests.support.made_data import make_dataset
 
@@ -16,19 +17,20 @@ RESIDENCIES = ("cache", "stream", "device")
 
 
 def open_split(
-    made, tmp_path, numbers=(3, 0, 4), window=WINDOW, kind="cache", seed=7, shuffle_buffer=32,
-    oversample=1,
+    made, tmp_path, numbers=(3, 0, 4), window=WINDOW, kind="cache", seed=7, shuffle_buffer=32
 ):  # fmt: skip
     episodes = Episodes(made.path)
     settings = DatasetConfig(
         path=str(made.path), residency=kind, cache_dir=str(tmp_path / "cache"),
         shuffle_buffer=shuffle_buffer,
     )  # fmt: skip
-    opened = residency.open_frames(episodes, settings, threads=2, in_flight=0)
-    return Dataset(
-        episodes, numbers, window, opened.frames,
-        seed=seed, shuffle_buffer=shuffle_buffer,
+    plan = StreamPlan.of(
+        episodes.chunk_length, episodes.frame_bytes,
+        span=window.span, shuffle_buffer=shuffle_buffer, in_flight=0,
     )  # fmt: skip
+    opened = open_frames(episodes, settings, plan, threads=2)
+    tables = Tables.of(opened.episodes, window, numbers)
+    return Dataset(tables, opened.frames, window, EpochOrder(tables.lengths, seed, plan))
 
 
 def frames_of(dataset, batch):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from BC_training.common.episodes import Episodes
+from BC_training.common.episodes import Episodes, split
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from tests.support.made_data import ACTIONS, make_dataset
 from tests.support.refusing import refuse_to_open
@@ -156,7 +156,7 @@ def test_actions_named_twice_are_refused(made):
 @pytest.mark.parametrize(("count", "ratios"), [(15, (0.7, 0.3)), (5, (0.5, 0.5))])
 def test_shares_that_make_a_whole_leave_no_episode_out(tmp_path, count, ratios):
     make_dataset(tmp_path / "made.zarr", lengths=(4,) * count)
-    train, validation, test = Episodes(tmp_path / "made.zarr").split(*ratios, seed=0)
+    train, validation, test = split(Episodes(tmp_path / "made.zarr"), *ratios, seed=0)
     assert len(train) + len(validation) == count
     assert test == []
 
@@ -203,14 +203,14 @@ def test_paths_that_are_no_dataset_say_why(tmp_path, made):
 
 def test_the_split_is_a_seeded_partition(made):
     episodes = Episodes(made.path)
-    parts = episodes.split(0.6, 0.2, seed=1)
+    parts = split(episodes, 0.6, 0.2, seed=1)
     assert sorted(itertools.chain(*parts)) == [0, 1, 2, 3, 4]
     assert [len(part) for part in parts] == [3, 1, 1]
-    assert parts == episodes.split(0.6, 0.2, seed=1)
-    assert any(parts != episodes.split(0.6, 0.2, seed=seed) for seed in range(2, 6))
-    assert [len(part) for part in episodes.split(1.0, 0.05, seed=1)] == [4, 1, 0]
+    assert parts == split(episodes, 0.6, 0.2, seed=1)
+    assert any(parts != split(episodes, 0.6, 0.2, seed=seed) for seed in range(2, 6))
+    assert [len(part) for part in split(episodes, 1.0, 0.05, seed=1)] == [4, 1, 0]
     with pytest.raises(UserError, match="no episode is left to train on"):
-        episodes.split(0.0, 0.5, seed=1)
+        split(episodes, 0.0, 0.5, seed=1)
 
 
 def test_the_fingerprint_changes_with_the_data(made):

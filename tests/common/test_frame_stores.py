@@ -12,8 +12,9 @@ import pytest
 
 from BC_training.common.config import DatasetConfig
 from BC_training.common.episodes import Episodes
-from BC_training.common.frames import residency
-from BC_training.common.frames.residency import CachedFrames
+from BC_training.common.frames import cached, device, open
+from BC_training.common.frames.streamed import StreamedFrames
+from BC_training.common.order import StreamPlan
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
 from tests.support.refusing import refuse_to_open
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 def in_cache(made, folder):
     episodes = Episodes(made.path)
-    return episodes, CachedFrames(episodes, folder, threads=2)
+    frames, problems = cached.load(episodes, folder, threads=2)
+    return episodes.without(problems), frames
 
 
 def everything(episodes, frames):
@@ -34,9 +36,14 @@ def truth(made, numbers=range(5)):
     return np.concatenate([np.moveaxis(made.frames[number], 1, -1) for number in numbers])
 
 
-def opened(made, folder, **settings):
+def opened(made, folder, validate=True, names=None, **settings):
     settings = DatasetConfig(path=str(made.path), cache_dir=str(folder), **settings)
-    return residency.open_frames(Episodes(made.path), settings, threads=2, in_flight=0)
+    episodes = Episodes(made.path, validate=validate)
+    plan = StreamPlan.of(
+        episodes.chunk_length, episodes.frame_bytes,
+        span=1, shuffle_buffer=settings.shuffle_buffer, in_flight=0,
+    )  # fmt: skip
+    return open.open_frames(episodes, settings, plan, threads=2, names=names)
 
 
 def cut_off(chunk: Path) -> None:
@@ -59,9 +66,7 @@ def test_the_cache_holds_the_frames_is_shared_and_follows_the_data(made, tmp_pat
 @pytest.mark.parametrize("kind", ["cache", "device"])
 def test_an_episode_with_a_frame_that_cannot_be_decoded_is_dropped_by_name(made, tmp_path, kind):
     cut_off(made.path / "episode_2" / "frames" / "7.0.0.0")
-    episodes = Episodes(made.path)
-    settings = DatasetConfig(path=str(made.path), cache_dir=str(tmp_path), residency=kind)
-    frames = residency.open_frames(episodes, settings, threads=2, in_flight=0).frames
+    frames, episodes, _, _ = opened(made, tmp_path, residency=kind)
     (problem,) = episodes.skipped
     assert (problem.episode, problem.ticks) == ("episode_2", (7, 8))
     assert "cut off" in problem.what
@@ -71,23 +76,23 @@ def test_an_episode_with_a_frame_that_cannot_be_decoded_is_dropped_by_name(made,
         assert again.skipped == episodes.skipped
         assert np.array_equal(everything(again, cached), truth(made, (0, 1, 3, 4)))
     with pytest.raises(UserError, match=r"episode_2, tick 7.*\n.*validate_episodes"):
-        residency.open_frames(Episodes(made.path, validate=False), settings, threads=2, in_flight=0)
+        opened(made, tmp_path, validate=False, residency=kind)
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
-from BC_training.common import residency
 from BC_training.common.episodes import Episodes
-residency.BLOCK = 8
+from BC_training.common.frames import cached, decode
+decode.FRAMES_AT_ONCE = 8
 episodes, done = Episodes(sys.argv[1]), 0
 read = episodes.read_frames
-def dying(number, ticks, memory):
+def dying(number, ticks, out):
     if number == 2 and ticks.start >= 16:
         os.kill(os.getpid(), 9)
-    return read(number, ticks, memory)
+    return read(number, ticks, out)
 episodes.read_frames = dying
-residency.CachedFrames(episodes, Path(sys.argv[2]), threads=1)
+cached.load(episodes, Path(sys.argv[2]), threads=1)
 """
 
 
@@ -224,26 +229,24 @@ def test_auto_takes_the_fastest_that_fits_and_says_why(made, tmp_path, monkeypat
     assert opened(made, tmp_path).residency == "cache", "begun, and the rest needs no more room"
     kept = opened(made, tmp_path)
     assert (kept.residency, "already decoded" in kept.reason) == ("cache", True)
-    monkeypatch.setattr(residency, "_free_device_memory", lambda: int(size / 0.6) + 1)
-    device = opened(made, tmp_path)
-    assert device.residency == "device"
-    assert device.frames.resident is not None
-    monkeypatch.setattr(residency, "_free_device_memory", lambda: int(size / 0.6) - 1)
+    monkeypatch.setattr(device, "free_memory", lambda: int(size / 0.6) + 1)
+    on_device = opened(made, tmp_path)
+    assert on_device.residency == "device"
+    assert on_device.frames.resident is not None
+    monkeypatch.setattr(device, "free_memory", lambda: int(size / 0.6) - 1)
     assert opened(made, tmp_path).residency == "cache"
 
 
 def test_streaming_decodes_each_chunk_once_a_group_and_forgets_it(tmp_path, monkeypatch):
     made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64), chunk=16)
     episodes = Episodes(made.path)
-    frames = residency.StreamedFrames(
-        episodes, bound=3 * 16 * episodes.frame_bytes, in_flight=0, shuffle_buffer=16, threads=1
-    )
+    frames = StreamedFrames(episodes, StreamPlan(16), 3 * 16 * episodes.frame_bytes, threads=1)
     decoded = []
     read = episodes.read_frames
     monkeypatch.setattr(
         episodes,
         "read_frames",
-        lambda n, t, memory: (decoded.append((n, t.start)), read(n, t, memory))[1],
+        lambda n, t, out: (decoded.append((n, t.start)), read(n, t, out))[1],
     )
     rows = np.array([3, 9, 3, 15])
     expected = truth(made, (0, 1))
@@ -262,9 +265,7 @@ def test_streaming_decodes_each_chunk_once_a_group_and_forgets_it(tmp_path, monk
 def test_a_stream_holds_few_blocks_wherever_the_rows_lie(tmp_path, monkeypatch):
     made = make_dataset(tmp_path / "made.zarr", lengths=(64, 64), chunk=4)
     episodes = Episodes(made.path)
-    frames = residency.StreamedFrames(
-        episodes, bound=12 * episodes.frame_bytes, in_flight=0, shuffle_buffer=4, threads=2
-    )
+    frames = StreamedFrames(episodes, StreamPlan(4), 12 * episodes.frame_bytes, threads=2)
     read, alive, most = episodes.read_frames, weakref.WeakSet(), [0]
 
     def watched(*arguments):
@@ -280,9 +281,8 @@ def test_a_stream_holds_few_blocks_wherever_the_rows_lie(tmp_path, monkeypatch):
 
 
 def test_a_stream_that_cannot_fit_says_what_to_change(made, tmp_path):
-    settings = DatasetConfig(path=str(made.path), residency="stream", stream_memory_gib=1e-6)
     with pytest.raises(UserError, match=r"stream_memory_gib is 0\.00, but.*training\.batch_size"):
-        residency.open_frames(Episodes(made.path), settings, threads=1, in_flight=10**6)
+        StreamedFrames(Episodes(made.path), StreamPlan(in_flight=10**6), 1000, threads=1)
     chunked = make_dataset(tmp_path / "chunked.zarr", chunk=16)
     with pytest.raises(UserError, match=r"dataset\.shuffle_buffer"):
         opened(chunked, tmp_path, residency="stream", stream_memory_gib=1e-3)

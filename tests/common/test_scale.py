@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import zarr
 
-from BC_training.common.window import Order
+from BC_training.common.order import EpochOrder, StreamPlan
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,9 +18,10 @@ STREAM = """
 import sys
 import numpy as np
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset
+from BC_training.common.dataset import Dataset, Tables
 from BC_training.common.episodes import Episodes
-from BC_training.common.frames.residency import open_frames
+from BC_training.common.frames.open import open_frames
+from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.types import WindowSpec
 path, bound = sys.argv[1], float(sys.argv[2])
 episodes = Episodes(path)
@@ -29,10 +30,13 @@ settings = DatasetConfig(
 )
 batch, threads, window = 32, 2, WindowSpec(ticks=2)
 in_flight = 6 * batch * window.ticks * episodes.frame_bytes
-frames = open_frames(episodes, settings, threads=threads, in_flight=in_flight).frames
-dataset = Dataset(
-    episodes, range(len(episodes)), window, frames, seed=0, shuffle_buffer=256
+plan = StreamPlan.of(
+    episodes.chunk_length, episodes.frame_bytes,
+    span=window.span, shuffle_buffer=256, in_flight=in_flight,
 )
+frames = open_frames(episodes, settings, plan, threads=threads).frames
+tables = Tables.of(episodes, window)
+dataset = Dataset(tables, frames, window, EpochOrder(tables.lengths, 0, plan))
 steps = 2 * (len(dataset) // batch)
 total = 0
 for batch in dataset.train_batches(
@@ -73,7 +77,7 @@ def test_streaming_stays_in_its_bound_on_a_dataset_several_times_as_large(tmp_pa
 @pytest.mark.parametrize("block", [1, 64])
 def test_an_index_does_not_grow_with_the_ticks(block):
     def size(ticks: int) -> int:
-        order = Order(np.full(1000, ticks), seed=0, block=block, buffer=64)
+        order = EpochOrder(np.full(1000, ticks), 0, StreamPlan(block, 64))
         order.samples(0, 0, 32)
         return sum(v.nbytes for v in vars(order).values() if isinstance(v, np.ndarray))
 

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from BC_training.common import order as orders
 from BC_training.common import window as windows
+from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.types import WindowSpec
 
 
@@ -44,7 +46,7 @@ def test_predicted_ticks_clamp_at_the_end(chunk):
 @pytest.mark.parametrize("size", [1, 2, 3, 50, 1000, 10_000])
 def test_permuted_is_a_permutation_that_its_seed_decides(size):
     found = [
-        windows.permuted(np.arange(size), size, np.random.SeedSequence([1, epoch]))
+        orders.permuted(np.arange(size), size, np.random.SeedSequence([1, epoch]))
         for epoch in (0, 0, 1)
     ]
     assert sorted(found[0]) == list(range(size))
@@ -55,7 +57,7 @@ def test_permuted_is_a_permutation_that_its_seed_decides(size):
 
 def test_permuted_is_as_even_as_a_shuffle():
     size = 50_000
-    found = windows.permuted(np.arange(size), size, np.random.SeedSequence(0))
+    found = orders.permuted(np.arange(size), size, np.random.SeedSequence(0))
     # How many of each tenth of the places come from each tenth of the samples: a chi-square of
     # 81 degrees of freedom, above 140 once in 50,000 seeds.
     counts = np.histogram2d(np.arange(size), found, bins=10)[0]
@@ -69,19 +71,19 @@ LENGTHS = np.array([100, 64, 130, 7, 1])
 @pytest.mark.parametrize(("block", "buffer"), [(1, 1), (16, 4), (16, 1), (64, 100)])
 def test_an_epoch_is_a_permutation_however_it_is_asked_for(block, buffer):
     size = int(LENGTHS.sum())
-    order = windows.Order(LENGTHS, seed=3, block=block, buffer=buffer)
+    order = EpochOrder(LENGTHS, 3, StreamPlan(block, buffer))
     whole = order.samples(0, 0, size)
     assert sorted(whole) == list(range(size))
     pieces = [order.samples(0, at, min(at + 9, size)) for at in range(0, size, 9)]
     assert np.array_equal(np.concatenate(pieces), whole)
-    again = windows.Order(LENGTHS, seed=3, block=block, buffer=buffer)
+    again = EpochOrder(LENGTHS, 3, StreamPlan(block, buffer))
     assert np.array_equal(again.samples(1, 5, 50), order.samples(1, 5, 50))
     assert not np.array_equal(order.samples(1, 0, size), whole)
 
 
 def test_blocks_stay_together_in_groups_that_are_announced_in_time():
     size, block, buffer = int(LENGTHS.sum()), 16, 4
-    order = windows.Order(LENGTHS, seed=3, block=block, buffer=buffer)
+    order = EpochOrder(LENGTHS, 3, StreamPlan(block, buffer))
     firsts = np.cumsum(LENGTHS) - LENGTHS
     blocks = {
         (int(first) + at, int(first) + min(at + block, int(length)))

@@ -10,6 +10,7 @@ from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle, build
 from BC_training.common import config_file
 from BC_training.common.dataset import open_data
+from BC_training.common.episodes import split
 from BC_training.play.policy import Policy
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 
@@ -45,7 +46,7 @@ def replay(checkpoint, made):
     validation = data.splits["val"]
     model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
     ratios = config.dataset.train_ratio, config.dataset.val_ratio
-    (number,) = data.episodes.split(*ratios, config.dataset.split_seed)[1]
+    (number,) = split(data.episodes, *ratios, config.dataset.split_seed)[1]
     for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
         batch = validation.batch(np.array([sample]))
         logits = model(policy.bundle.preprocess(batch.observation)).logits
@@ -112,7 +113,7 @@ def same_in_play_and_training(env, folder, state=True):
     )  # fmt: skip
     policy = Policy(bundle, model)
     validation = data.splits["val"]
-    (number,) = data.episodes.split(0.5, 0.5, config.dataset.split_seed)[1]
+    (number,) = split(data.episodes, 0.5, 0.5, config.dataset.split_seed)[1]
     seen, pressed = played[number]
     assert len(validation) == len(seen) > 10
     np.testing.assert_array_equal(validation.actions, pressed)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from BC_training.checkpoints.bundle import Bundle
-from BC_training.common.types import Observation, Ticks
+from BC_training.common.types import Observation, RawObservation
 from BC_training.networks.model import Model
 from BC_training.play.policy import Memory, Policy, decode_kept
 
@@ -59,7 +59,7 @@ class Saliency:
         copies = self._copies
 
         def gradient(
-            state: Any, seen: Ticks, memory: Memory, pressed: Bool[Array, "A"]
+            state: Any, seen: RawObservation, memory: Memory, pressed: Bool[Array, "A"]
         ) -> Float[Array, "H W"]:
             model = nnx.merge(graph, state, copy=True)
             now: Observation = jax.tree.map(

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 
-class Recycled:
+class BufferPool:
     """Hands out arrays, and the memory of those that nobody holds any longer anew.
 
     Fresh memory costs up to a third of the time in which frames are decoded: the system maps and
@@ -27,10 +27,10 @@ class Recycled:
         if memory is None or len(memory) != size:
             # One of another size is let go: what is kept fits what is asked for now.
             memory = np.empty(size, np.uint8)
-        return np.asarray(_Lent(memory, shape, self._free))
+        return np.asarray(_PooledBuffer(memory, shape, self._free))
 
 
-class _Lent:
+class _PooledBuffer:
     """What an array and all its views hold instead of their memory, which outlives them."""
 
     def __init__(
