@@ -7,12 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-ROUNDS = 6
-"""Of the network that permutes samples; four would already pass for random."""
-
-SLAB = 4096
-"""Places of a permutation that are worked out together: as costly as a few."""
-
 BLOCKS_PER_WINDOW = 4
 """Windows that fit into a block, at least, where zarr chunks hold several frames: what a block's
 first windows need of the block before is decoded besides."""
@@ -76,7 +70,9 @@ class EpochOrder:
         self._firsts = np.cumsum(lengths) - lengths
         self._lengths = lengths
         self._blocks = -(-lengths // plan.block)
-        self._shuffle = functools.lru_cache(2)(self._make_shuffle)
+        # Two epochs of them: 8 bytes a tick, beside which a frame has thousands.
+        self._permutation = functools.lru_cache(2)(self._make_permutation)
+        self._ends = functools.lru_cache(2)(self._make_ends)
         self._group = functools.lru_cache(4)(self._make_group)
 
     def __len__(self) -> int:
@@ -86,12 +82,10 @@ class EpochOrder:
     def samples(self, epoch: int, start: int, stop: int) -> Int[np.ndarray, "n"]:
         """The samples at places `start` to `stop` of an epoch."""
         if self._block == 1:
-            first, last = start // SLAB, (stop - 1) // SLAB
-            before = first * SLAB
-        else:
-            ends = self._shuffle(epoch)[1]
-            first, last = np.searchsorted(ends, [start, stop - 1], "right").tolist()
-            before = int(ends[first - 1]) if first else 0
+            return self._permutation(epoch)[start:stop]
+        ends = self._ends(epoch)
+        first, last = np.searchsorted(ends, [start, stop - 1], "right").tolist()
+        before = int(ends[first - 1]) if first else 0
         groups = np.concatenate([self._group(epoch, group) for group in range(first, last + 1)])
         return groups[start - before : stop - before]
 
@@ -101,7 +95,7 @@ class EpochOrder:
         if self._block == 1:
             return []
         blocks: list[tuple[int, int]] = []
-        ends = self._shuffle(epoch)[1].tolist()
+        ends = self._ends(epoch).tolist()
         while start < stop:
             group = bisect.bisect_right(ends, start)
             begin, end = ([0, *ends])[group], ends[group]
@@ -114,15 +108,16 @@ class EpochOrder:
             start = min(stop, end)
         return blocks
 
-    def _make_shuffle(self, epoch: int) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "G"]]:
-        """An epoch's order of the blocks, and where each group of them ends."""
-        order = np.random.default_rng([self._seed, epoch]).permutation(int(self._blocks.sum()))
-        firsts, lasts = self._bounds(order)
+    def _make_permutation(self, epoch: int) -> Int[np.ndarray, "n"]:
+        """An epoch's order of the blocks."""
+        return np.random.default_rng([self._seed, epoch]).permutation(int(self._blocks.sum()))
+
+    def _make_ends(self, epoch: int) -> Int[np.ndarray, "G"]:
+        """The places at which an epoch's groups of blocks end."""
+        firsts, lasts = self._bounds(self._permutation(epoch))
         ends = np.cumsum(lasts - firsts)
-        ends = ends[self._buffer - 1 :: self._buffer]
-        if len(order) % self._buffer:
-            ends = np.append(ends, self._size)
-        return order, ends
+        groups = ends[self._buffer - 1 :: self._buffer]
+        return np.append(groups, self._size) if len(ends) % self._buffer else groups
 
     def _bounds(
         self, blocks: Int[np.ndarray, "n"]
@@ -137,39 +132,11 @@ class EpochOrder:
     def _group_blocks(
         self, epoch: int, group: int
     ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
-        order, _ = self._shuffle(epoch)
-        return self._bounds(order[group * self._buffer : (group + 1) * self._buffer])
+        blocks = self._permutation(epoch)[group * self._buffer : (group + 1) * self._buffer]
+        return self._bounds(blocks)
 
     def _make_group(self, epoch: int, group: int) -> Int[np.ndarray, "n"]:
-        """All samples of a group of blocks, shuffled; of single ticks, the next ones in order."""
-        if self._block == 1:
-            places = np.arange(group * SLAB, min((group + 1) * SLAB, self._size))
-            return permuted(places, self._size, np.random.SeedSequence([self._seed, epoch]))
+        """All samples of a group of blocks, shuffled."""
         firsts, lasts = self._group_blocks(epoch, group)
         samples = np.concatenate([np.arange(a, b) for a, b in zip(firsts, lasts, strict=True)])
         return np.random.default_rng([self._seed, epoch, group]).permutation(samples)
-
-
-def permuted(
-    places: Int[np.ndarray, "n"], size: int, seed: np.random.SeedSequence
-) -> Int[np.ndarray, "n"]:
-    """What a seeded permutation of range(size) has at some places, without making all of it.
-
-    A Feistel network over the next power of four, walked until it falls below `size` (Black and
-    Rogaway 2002, "Ciphers with arbitrary finite domains").
-    """
-    half = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    shift, mixed = np.uint64(half), np.uint64(29)
-    keys = seed.generate_state(ROUNDS, np.uint64)
-    found = places.astype(np.uint64)
-    outside = np.arange(len(found))
-    while len(outside):
-        left, right = found[outside] >> shift, found[outside] & mask
-        for key in keys:
-            turned = (right + key) * np.uint64(0x9E3779B97F4A7C15)
-            turned = (turned ^ (turned >> mixed)) * np.uint64(0xBF58476D1CE4E5B9)
-            left, right = right, left ^ ((turned >> np.uint64(32)) & mask)
-        found[outside] = (left << shift) | right
-        outside = outside[found[outside] >= size]
-    return found.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Memory: what streaming holds, and what an index does."""
+"""Memory: what streaming holds."""
 
 import subprocess
 import sys
@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-
-from BC_training.common.order import EpochOrder, StreamPlan
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,13 +70,3 @@ def test_streaming_stays_in_its_bound_on_a_dataset_several_times_as_large(tmp_pa
     peak_gib = int(done.stdout.split()[-1]) / 2**20
     print(f"chunks of {chunk}: peak {peak_gib:.2f} GiB, {decoded_gib:.2f} GiB decoded")
     assert peak_gib < BOUND_GIB + 1
-
-
-@pytest.mark.parametrize("block", [1, 64])
-def test_an_index_does_not_grow_with_the_ticks(block):
-    def size(ticks: int) -> int:
-        order = EpochOrder(np.full(1000, ticks), 0, StreamPlan(block, 64))
-        order.samples(0, 0, 32)
-        return sum(v.nbytes for v in vars(order).values() if isinstance(v, np.ndarray))
-
-    assert size(100) == size(100_000)

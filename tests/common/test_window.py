@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from BC_training.common import order as orders
 from BC_training.common import window as windows
 from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.types import WindowSpec
@@ -41,28 +40,6 @@ def test_predicted_ticks_clamp_at_the_end(chunk):
             inside = at[row] + k < length[row]
             assert valid[row, k] == inside
             assert indices[row, k] == (at[row] + k if inside else length[row] - 1)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 50, 1000, 10_000])
-def test_permuted_is_a_permutation_that_its_seed_decides(size):
-    found = [
-        orders.permuted(np.arange(size), size, np.random.SeedSequence([1, epoch]))
-        for epoch in (0, 0, 1)
-    ]
-    assert sorted(found[0]) == list(range(size))
-    assert np.array_equal(found[0], found[1])
-    if size > 3:
-        assert not np.array_equal(found[0], found[2])
-
-
-def test_permuted_is_as_even_as_a_shuffle():
-    size = 50_000
-    found = orders.permuted(np.arange(size), size, np.random.SeedSequence(0))
-    # How many of each tenth of the places come from each tenth of the samples: a chi-square of
-    # 81 degrees of freedom, above 140 once in 50,000 seeds.
-    counts = np.histogram2d(np.arange(size), found, bins=10)[0]
-    assert ((counts - size / 100) ** 2 / (size / 100)).sum() < 140
-    assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.02
 
 
 LENGTHS = np.array([100, 64, 130, 7, 1])

@@ -22,7 +22,6 @@ from BC_training import evaluate, train
 from BC_training.analysis.policy import charts
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
-from BC_training.common import config as configs
 from BC_training.common import config_file, metrics
 from BC_training.play import fights, summary
 from BC_training.training import ranking, trainer
@@ -32,7 +31,7 @@ from gameplay_pipeline.record import RecordConfig, record
 from tests.support import wandb_file
 from tests.support.commands import records, run, start
 
-PACKAGE = Path(configs.__file__).parent.parent
+PACKAGE = Path(config_file.__file__).parent.parent
 SWEEPS = sorted((PACKAGE / "configs" / "sweeps").glob("*.yaml"))
 LAZY = "tests.support.toy_env:Lazy-v0"
 FIGHTS = {"rollout_episodes": 2, "rollout_every_n_epochs": 1}
@@ -375,10 +374,10 @@ def test_weights_and_biases_never_stops_a_run(configure, monkeypatch, broken):
 
 def test_without_a_network_a_run_is_offline(tmp_path):
     script = (
-        "from pathlib import Path; from BC_training.common import config, runlog;"
-        "runlog.WANDB_TIMEOUT_S = 3;"
-        "settings = config.load('configs/pure_cnn.yaml', ['--logging.use_wandb', 'true']);"
-        f"log = runlog.RunLog(Path({str(tmp_path)!r}), settings, resume_from=None);"
+        "from pathlib import Path; from BC_training.common import config_file;"
+        "from BC_training.training import run_log; run_log.WANDB_TIMEOUT_S = 3;"
+        "settings = config_file.load('configs/pure_cnn.yaml', ['--logging.use_wandb', 'true']);"
+        f"log = run_log.RunLog(Path({str(tmp_path)!r}), settings, resume_from=None);"
         "log.write(7, {'train/loss': 1.5}); log.close()"
     )
     nobody = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}

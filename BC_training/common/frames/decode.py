@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames.buffer_pool import BufferPool
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.progress import track
 
 FRAMES_AT_ONCE = 128
 """Frames that are decoded at once where a whole dataset is: enough for all decoding threads."""
@@ -50,7 +50,7 @@ def decode(episodes: Episodes, numbers: Sequence[int], threads: int) -> Iterator
     with ThreadPoolExecutor(threads) as executor:
         ahead: collections.deque[Future[UInt8[np.ndarray, "n H W C"]]] = collections.deque()
         left = iter(pieces)
-        for number, ticks in progress(pieces, "Decoding frames", len(pieces)):
+        for number, ticks in track(pieces, "Decoding frames", len(pieces)):
             for piece in itertools.islice(left, 2 * threads - len(ahead)):
                 ahead.append(executor.submit(read, *piece))
             frames = ahead.popleft()

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
-from BC_training.common.console import progress
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames import cached
 from BC_training.common.frames.base import GIB, FrameStore
 from BC_training.common.frames.decode import FRAMES_AT_ONCE, decode
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.progress import track
 
 
 class DeviceFrames(FrameStore):
@@ -87,7 +87,7 @@ Pieces = Iterator[tuple[int, UInt8[np.ndarray, "n H W C"]]]
 
 def _stored(store: FrameStore, ticks: int) -> Pieces:
     starts = range(0, ticks, FRAMES_AT_ONCE)
-    for row in progress(starts, "Loading frames", len(starts)):
+    for row in track(starts, "Loading frames", len(starts)):
         yield row, store.read(np.arange(row, min(row + FRAMES_AT_ONCE, ticks)))
 
 
