@@ -25,7 +25,7 @@ REACHED = {
 
 RUNS_BACK = {
     ("BC_training.training.fight_monitor", "BC_training.rollout"),
-    ("BC_training.common.config", "BC_training.models"),
+    ("BC_training.common.config_file", "BC_training.models"),
 }  # fmt: skip
 APART = ("boss_arena", "vizdoom_games")
 INSIDE = [file for file in sources() if module_of(file).partition(".")[0] not in APART]
