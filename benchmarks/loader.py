@@ -30,10 +30,11 @@ from zarr.storage import ZipStore
 
 from BC_training.common import console
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset, Tables
+from BC_training.common.dataset import Dataset
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames.open import open_frames
 from BC_training.common.order import EpochOrder, StreamPlan
+from BC_training.common.tables import Tables
 from BC_training.common.types import WindowSpec
 from benchmarks.recorded import write_recording
 

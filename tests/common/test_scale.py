@@ -16,7 +16,8 @@ STREAM = """
 import sys
 import numpy as np
 from BC_training.common.config import DatasetConfig
-from BC_training.common.dataset import Dataset, Tables
+from BC_training.common.dataset import Dataset
+from BC_training.common.tables import Tables
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames.open import open_frames
 from BC_training.common.order import EpochOrder, StreamPlan

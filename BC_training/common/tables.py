@@ -1,0 +1,101 @@
+"""What a split holds besides frames: actions, game state, instructions, all in memory."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.game_state import with_history
+from BC_training.common.instruction import Instructions
+from BC_training.common.types import WindowSpec
+from gameplay_pipeline.plumbing.errors import UserError
+
+
+class Tables(NamedTuple):
+    """What a split's episodes hold besides frames, laid end to end: N ticks of E episodes."""
+
+    names: list[str]
+    """Of the episodes."""
+    lengths: Int[np.ndarray, "E"]
+    rows: Int[np.ndarray, "E"]
+    """Row of each episode's first tick in the frame store."""
+    actions: Bool[np.ndarray, "N A"]
+    state: Float[np.ndarray, "N D"] | None
+    """With history; None where the model reads no state."""
+    auxiliary: Float[np.ndarray, "N"] | None
+    """Values of the attribute that the model learns to tell, if it does."""
+    tokens: Int[np.ndarray, "E L"] | None
+    """Of each episode's instruction, if the model reads it."""
+
+    @classmethod
+    def of(
+        cls,
+        episodes: Episodes,
+        window: WindowSpec,
+        numbers: Sequence[int] | None = None,
+        *,
+        instructions: Instructions | None = None,
+        instruction: str | None = None,
+    ) -> "Tables":
+        """Reads the tables of some episodes.
+
+        Args:
+            episodes: the dataset.
+            window: says what is needed.
+            numbers: the split's episodes, as positions in `episodes.episodes`; all if not given.
+            instructions: tokenizes the episodes' instructions, where the model reads them.
+            instruction: of episodes that have none of their own.
+
+        Raises:
+            UserError: an episode has no instruction, or too long a one.
+        """
+        numbers = range(len(episodes)) if numbers is None else numbers
+        chosen = [episodes.episodes[number] for number in numbers]
+        width, column = len(episodes.state_names), 0
+        if window.auxiliary:
+            column = episodes.state_names.index(window.auxiliary)
+        # The leading empty arrays give a split without episodes its shapes.
+        states, auxiliary = [np.zeros((0, 3 * width), np.float32)], [np.zeros(0, np.float32)]
+        for episode in chosen if window.state or window.auxiliary else ():
+            state = episode.state
+            assert state is not None  # the model's window was refused otherwise
+            auxiliary.append(state[:, column])
+            if window.state:
+                states.append(with_history(state, None)[0])
+        tokens = None
+        if instructions is not None:
+            tokens = np.zeros((len(chosen), window.instruction), np.int32)
+            for row, episode in enumerate(chosen):
+                text = instruction_of(episode, instruction)
+                try:
+                    tokens[row] = instructions.encode(text)
+                except UserError as error:
+                    raise UserError(f"{episodes.path}, {episode.name}: {error}") from error
+        return cls(
+            names=[episode.name for episode in chosen],
+            lengths=np.array([episode.length for episode in chosen], np.int64),
+            rows=episodes.starts[np.array(numbers, np.int64)],
+            actions=np.concatenate(
+                [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
+            ),
+            state=np.concatenate(states) if window.state else None,
+            auxiliary=np.concatenate(auxiliary) if window.auxiliary else None,
+            tokens=tokens,
+        )
+
+
+def instruction_of(episode: Episode, default: str | None) -> str:
+    """What the player was told in an episode.
+
+    Raises:
+        UserError: nothing that we know of.
+    """
+    text = episode.attributes.get("instruction", default)
+    if not isinstance(text, str):
+        raise UserError(
+            f"{episode.name}: the model reads an instruction, but this episode has none; record "
+            "with instructions, or set dataset.instruction to what the player tried to do"
+        )
+    return text
