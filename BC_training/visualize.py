@@ -242,7 +242,8 @@ def _about(
         lines += [
             "",
             f"# Policy: {policy.bundle.config.model.name}",
-            f"after epoch {policy.bundle.epoch}, decides by the rule {policy.play.rule!r}",
+            f"after epoch {policy.bundle.epoch}, decides by the rule "
+            f"{policy.bundle.config.play.rule!r}",
             "",
             "Grey: the player. Green: the policy. Pink: how probable it holds a button, against "
             "the threshold, and over the screen where the picture speaks for what it presses.",

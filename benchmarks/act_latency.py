@@ -25,6 +25,7 @@ from BC_training.common.types import DataSpec, FrameContract, TemporalConfig
 from BC_training.play.policy import Policy
 from benchmarks.shared import of_device
 from boss_arena.attributes import ACTIONS, ATTRIBUTES
+from ranni_player.state_history import add_history
 
 TICKS = 32
 """Of the window of models that remember."""
@@ -39,7 +40,7 @@ def policy_of(raw_model: dict[str, Any]) -> Policy:
     fitted = Preprocess(
         frame_mean=(0.5,) * 3,
         frame_std=(0.2,) * 3,
-        state=state.fit_schema(ATTRIBUTES, state.with_history(values, None)[0]),
+        state=state.fit_schema(ATTRIBUTES, add_history(values, None)[0].joined()),
         instructions=instruction.fit(["attack whenever you can"], 16)
         if window.instruction
         else None,

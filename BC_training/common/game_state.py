@@ -1,20 +1,20 @@
 """From the columns of a game's state to features that a model can learn from.
 
-Two steps. `with_history` runs on the host and adds what one tick can't tell: how long each value
-has lasted, and how far things moved. `StateSchema` runs on the device and makes of these columns
-continuous features, standardised, and categories, indices into vocabularies. What a column means
-is told by its name for the attributes of Elden Ring, and by its values for any other game's.
+There are two steps. `add_history` runs on the host and adds what one tick can't tell: how long each
+value has lasted, and how far things moved. `StateSchema` runs on the device and makes of these
+columns continuous features, standardised, and categories, indices into vocabularies. What a column
+means is told by its name for the attributes of Elden Ring, and by its values for any other game's.
 """
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from BC_training.common.types import Section
+from ranni_player.state_history import StateHistory
 
 ANIMATION = re.compile(r"\w+AnimId")
 RATIO = re.compile(r"(Hero|Npc)(Hp|Sp|Fp)")
@@ -33,38 +33,8 @@ MOST_VALUES = 32
 RARE = 3
 """Ticks of the training split below which a value counts as unknown, so that unknown is learned."""
 
-LONGEST = 255.0
-"""Ticks at which counting how long a value has lasted ends."""
-
 MIN_STD = 1e-3
 """A feature that hardly varies is centred, not blown up."""
-
-
-class Moment(NamedTuple):
-    """What `with_history` must remember of the tick before."""
-
-    state: Float[np.ndarray, "S"]
-    lasted: Float[np.ndarray, "S"]
-
-
-def with_history(
-    state: Float[np.ndarray, "N S"], before: Moment | None
-) -> tuple[Float[np.ndarray, "N 3*S"], Moment]:
-    """Adds to each column the ticks since its value began, and its change since the tick before.
-
-    Args:
-        state: consecutive ticks of an episode; whole episodes in training, one tick in play.
-        before: of the last tick before these; None at an episode's start.
-    """
-    before = before or Moment(state[0], np.full(state.shape[1], -1, np.float32))
-    previous = np.concatenate([before.state[None], state[:-1]])
-    changed = state != previous
-    ticks = np.arange(len(state))[:, None]
-    began = np.maximum.accumulate(np.where(changed, ticks, -1), axis=0)
-    lasted = np.where(began >= 0, ticks - began, before.lasted + 1 + ticks)
-    lasted = np.minimum(lasted, LONGEST).astype(np.float32)
-    known = np.concatenate([state, lasted, state - previous], axis=1)
-    return known, Moment(state[-1], lasted[-1])
 
 
 class Vocabulary(Section):
@@ -81,9 +51,9 @@ class Vocabulary(Section):
 
     def index(self, values: Float[Array, "*axes"]) -> Int[Array, "*axes"]:
         """Where values stand in the vocabulary, 0 for those that don't."""
-        known = jnp.asarray(np.array(self.values, np.float32))
-        at = jnp.minimum(jnp.searchsorted(known, values), len(self.values) - 1)
-        return jnp.where(known[at] == values, at + 1, 0)
+        # Compared with every value rather than searched for: an exported policy has no loops.
+        is_value = values[..., None] == np.array(self.values, np.float32)
+        return jnp.sum(is_value * np.arange(1, self.size, dtype=np.int32), axis=-1)
 
 
 class StateSchema(Section):
@@ -116,19 +86,18 @@ class StateSchema(Section):
         return tuple(names)
 
     def raw(self, known: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
-        """The features before standardisation, from the columns of `with_history`.
+        """The features before standardisation, from the columns of `add_history`.
 
         Positions are those of the opponent in the hero's frame: `ahead` along where the hero looks,
         `left` across it. `facing` is the angle from where the hero looks to the opponent,
         `npc_facing` from where the opponent looks to the hero.
         """
-        columns = len(self.attributes)
-        state, lasted, change = (known[..., i * columns : (i + 1) * columns] for i in range(3))
+        state, age, change = StateHistory.split(known)
         found = [state[..., a] / jnp.maximum(state[..., b], 1.0) for a, b in self.ratios]
         if self.bodies:
             found += _relative(state, change, *self.bodies)
         found += [state[..., column] for column in self.numbers]
-        found += [jnp.log1p(lasted[..., each.column]) for each in self.categories]
+        found += [jnp.log1p(age[..., each.column]) for each in self.categories]
         return jnp.stack(found, axis=-1) if found else jnp.zeros((*known.shape[:-1], 0))
 
     def __call__(

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from BC_training.common.episodes import Episode, Episodes
-from BC_training.common.game_state import with_history
 from BC_training.common.instruction import Instructions
 from BC_training.common.types import WindowSpec
 from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.state_history import add_history
 
 
 class Tables(NamedTuple):
@@ -63,7 +63,7 @@ class Tables(NamedTuple):
             assert state is not None  # the model's window was refused otherwise
             auxiliary.append(state[:, column])
             if window.state:
-                states.append(with_history(state, None)[0])
+                states.append(add_history(state, None)[0].joined())
         tokens = None
         if instructions is not None:
             tokens = np.zeros((len(chosen), window.instruction), np.int32)

@@ -143,7 +143,7 @@ class RawObservation(NamedTuple):
     frames: UInt8[ArrayLike, "B T H W C"] | Int[ArrayLike, "B T"]
     """Or their rows in the frames that are on the device already."""
     state: Float[ArrayLike, "B T D"] | None
-    """The D columns of `state.with_history`."""
+    """The D columns of `state_history.add_history`, joined."""
     past_actions: Bool[ArrayLike, "B T A"] | None
     instruction: Int[ArrayLike, "B L"] | None
     valid: Bool[ArrayLike, "B T"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from BC_training.play.film import Film
 from BC_training.play.policy import Policy
@@ -60,12 +60,15 @@ class _PolicyPlayer:
 
     def __init__(self, policy: Policy, instruction: str | None, seed: int):
         self._policy, self._instruction, self._seed = policy, instruction, seed
+        self.probabilities: Float[np.ndarray, "A"] | None = None
+        """What the policy decided from at the last tick."""
 
     def reset(self) -> None:
         self._policy.reset(self._instruction, self._seed)
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
-        return self._policy.act(observation)
+        pressed, self.probabilities = self._policy.act(observation)
+        return pressed
 
 
 class _Watch:
@@ -84,16 +87,19 @@ class _Watch:
 def fight(policy: Policy, env: Environment, task: FightTask) -> FightResult:
     """Has one fight. What the environment or its expert raises comes through."""
 
+    seed = player_seed(task.seed)
+    policy_player = _PolicyPlayer(policy, task.instruction, seed)
+
     def make(seed: int) -> Player:
         if task.player in NO_MODEL:
             return make_player(env, task.player, seed)
-        return _PolicyPlayer(policy, task.instruction, seed)
+        return policy_player
 
     watch = _Watch(len(env.action_names))
     with contextlib.ExitStack() as stack:
         observers: list[Any] = [watch]
         if task.video is not None:
-            film = Film(task.video, env, lambda: policy.latest, player_seed(task.seed))
+            film = Film(task.video, env, lambda: policy_player.probabilities, seed)
             observers.append(stack.enter_context(film))
         outcome = play(env, make, task.seed, observers)
     info, ticks = outcome.info, outcome.ticks

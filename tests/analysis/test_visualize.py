@@ -161,8 +161,9 @@ def test_a_checkpoint_is_shown_as_it_plays(made, tmp_path, monkeypatch, model):
     policy.reset("press what is bright" if model["name"] == "vla" else None)
     probabilities, pressed = [], []
     for frame, state in zip(made.frames[3].transpose(0, 2, 3, 1), made.state[3], strict=True):
-        pressed.append(policy.act({"frame": frame, **dict(zip(STATE, state, strict=True))}))
-        probabilities.append(policy.latest)
+        decision = policy.act({"frame": frame, **dict(zip(STATE, state, strict=True))})
+        pressed.append(decision.pressed)
+        probabilities.append(decision.probabilities)
     assert 0 < np.mean(pressed) < 1
     for column, name in enumerate(ACTIONS):
         for what, true in (("probability", probabilities), ("policy", pressed)):

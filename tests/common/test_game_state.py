@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from BC_training.common.game_state import LONGEST, RARE, fit_schema, fit_vocabulary, with_history
+from BC_training.common.game_state import RARE, fit_schema, fit_vocabulary
 from boss_arena.attributes import ATTRIBUTES, NPC_Y_OFFSET
+from ranni_player.state_history import MAX_AGE, StateHistory, add_history
 
 RNG = np.random.default_rng(0)
 COLUMN = {name: at for at, name in enumerate(ATTRIBUTES)}
@@ -37,7 +38,7 @@ def raw(schema, known):
 
 @pytest.fixture(scope="module")
 def schema():
-    return fit_schema(ATTRIBUTES, with_history(arena_state(), None)[0])
+    return fit_schema(ATTRIBUTES, add_history(arena_state(), None)[0].joined())
 
 
 def test_history_equals_the_slow_reading_whole_and_tick_by_tick():
@@ -52,14 +53,16 @@ def test_history_equals_the_slow_reading_whole_and_tick_by_tick():
             before = state[max(tick - 1, 0), column]
             expected[tick, column::4] = (
                 state[tick, column],
-                min(tick - began, LONGEST),
+                min(tick - began, MAX_AGE),
                 state[tick, column] - before,
             )
-    assert np.array_equal(with_history(state, None)[0], expected)
-    moment = None
+    assert np.array_equal(add_history(state, None)[0].joined(), expected)
+    before = None
     for tick in range(400):
-        (known,), moment = with_history(state[tick : tick + 1], moment)
-        assert np.array_equal(known, expected[tick])
+        history, before = add_history(state[tick : tick + 1], before)
+        assert np.array_equal(history.joined()[0], expected[tick])
+        for part, again in zip(history, StateHistory.split(history.joined()), strict=True):
+            assert np.array_equal(part, again)
 
 
 def test_what_elden_rings_attributes_become(schema):
@@ -67,7 +70,7 @@ def test_what_elden_rings_attributes_become(schema):
     assert "distance" in schema.features
     assert [each.attribute for each in schema.categories] == ["HeroAnimId", "NpcAnimId"]
     assert "NpcId" not in schema.features  # it never changes here
-    features, categories = schema(jnp.asarray(with_history(arena_state(), None)[0]))
+    features, categories = schema(jnp.asarray(add_history(arena_state(), None)[0].joined()))
     assert features.shape == (200, len(schema.features))
     assert np.isfinite(features).all()
     assert np.abs(np.asarray(features).std(axis=0)).max() < 3
@@ -78,7 +81,7 @@ def test_the_opponent_in_the_heros_frame(schema):
     north = {"HeroAngle": np.pi / 2, "HeroMaxHp": 200, "HeroHp": 50}
     npc = {"NpcGlobalPosX": -3, "NpcGlobalPosY": 4 + NPC_Y_OFFSET, "NpcGlobalPosZ": 2}
     state = one(**north, **npc, NpcGlobalPosAngle=-np.pi / 2)
-    found = raw(schema, with_history(state, None)[0])
+    found = raw(schema, add_history(state, None)[0].joined())
     for name, expected in {
         "HeroHp": 0.25,
         "ahead": 4,
@@ -104,7 +107,7 @@ def test_turning_the_world_changes_nothing_but_the_clock_does(schema):
         place = place * np.exp(1j * turn)
         turned[:, x], turned[:, y] = place.real, place.imag + offset
         turned[:, COLUMN[angle]] += turn
-    one_, other = (raw(schema, with_history(each, None)[0]) for each in (state, turned))
+    one_, other = (raw(schema, add_history(each, None)[0].joined()) for each in (state, turned))
     for name in schema.features:
         assert np.allclose(one_[name], other[name], atol=1e-4), name
 
@@ -116,7 +119,7 @@ def test_mirroring_turns_the_signs_that_the_configuration_lists(schema):
         mirrored[:, COLUMN[column]] = 2 * offset - state[:, COLUMN[column]]
     for column in ("HeroAngle", "NpcGlobalPosAngle"):
         mirrored[:, COLUMN[column]] *= -1
-    plain, other = (raw(schema, with_history(each, None)[0]) for each in (state, mirrored))
+    plain, other = (raw(schema, add_history(each, None)[0].joined()) for each in (state, mirrored))
     turned = {"left", "facing_sin", "npc_facing_sin", "hero_speed_left", "npc_speed_left"}
     for name in schema.features:
         sign = -1 if name in turned else 1
@@ -147,17 +150,17 @@ def test_another_games_attributes_are_judged_by_their_values():
         "HeroHp": RNG.integers(0, 900, 3000),  # without its maximum, a number
     }
     state = np.stack(list(columns.values()), axis=1).astype(np.float32)
-    schema = fit_schema(tuple(columns), with_history(state, None)[0])
+    schema = fit_schema(tuple(columns), add_history(state, None)[0].joined())
     assert schema.features == ("ammo", "speed", "HeroHp", "weapon_lasted")
     (weapon,) = schema.categories
     assert weapon.size == 6
-    features, _ = schema(jnp.asarray(with_history(state, None)[0]))
+    features, _ = schema(jnp.asarray(add_history(state, None)[0].joined()))
     assert np.allclose(np.asarray(features).mean(axis=0), 0, atol=1e-3)
     assert np.allclose(np.asarray(features).std(axis=0), 1, atol=1e-3)
 
 
 def test_a_state_that_tells_nothing_is_no_features():
     state = np.ones((20, 2), np.float32)
-    schema = fit_schema(("a", "b"), with_history(state, None)[0])
-    features, categories = schema(jnp.asarray(with_history(state, None)[0]))
+    schema = fit_schema(("a", "b"), add_history(state, None)[0].joined())
+    features, categories = schema(jnp.asarray(add_history(state, None)[0].joined()))
     assert features.shape == categories.shape == (20, 0)

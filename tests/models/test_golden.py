@@ -37,8 +37,9 @@ def test_an_old_checkpoint_loads_and_acts_as_it_did(name):
             "HeroAnimId": (180032304, 27100, 5)[tick % 3],
             "NpcAnimId": (3000, 3011)[tick // 6],
         }
-        pressed.append(policy.act({"frame": frame, **state}).tolist())
-        probabilities.append(policy.latest)
+        decision = policy.act({"frame": frame, **state})
+        pressed.append(decision.pressed.tolist())
+        probabilities.append(decision.probabilities)
     np.testing.assert_allclose(probabilities, expected["probabilities"], atol=1e-4)
     assert pressed == expected["pressed"]
     assert policy.bundle.spec.frame.color_order == "BGR"

@@ -144,11 +144,11 @@ def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, t
 def test_reset_forgets_the_fight(setting, trained):
     policy = Policy.load(trained)
     seen = list(observations(setting[1], 0, policy.bundle.spec.state))[:8]
-    first = [policy.probabilities(observation) for observation in seen]
+    first = [policy.act(observation).probabilities for observation in seen]
     policy.reset()
-    again = [policy.probabilities(observation) for observation in seen]
+    again = [policy.act(observation).probabilities for observation in seen]
     assert np.array_equal(first, again)
-    assert policy.act(seen[0]).dtype == bool
+    assert policy.act(seen[0]).pressed.dtype == bool
 
 
 def test_a_policy_compiles_nothing_once_it_is_loaded(setting, trained):

@@ -50,9 +50,8 @@ def replay(checkpoint, made):
     for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
         batch = validation.batch(np.array([sample]))
         logits = model(policy.bundle.preprocess(batch.observation)).logits
-        if sample:
-            policy.decision.pressed = made.actions[number][sample - 1]  # teacher forcing
-        said = policy.probabilities(observation)
+        previous = made.actions[number][sample - 1] if sample else None  # teacher forcing
+        said = policy.act(observation, previous).probabilities
         assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
     assert sample == len(validation) - 1
 
@@ -120,9 +119,8 @@ def same_in_play_and_training(env, folder, state=True):
     model = nnx.jit(model)
     said, expected = [], []
     for tick, observation in enumerate(seen):
-        if tick:
-            policy.decision.pressed = pressed[tick - 1]
-        said.append(policy.probabilities(observation))
+        previous = pressed[tick - 1] if tick else None
+        said.append(policy.act(observation, previous).probabilities)
         batch = validation.batch(np.array([tick]))
         logits = model(fitted(batch.observation)).logits
         expected.append(jax.nn.sigmoid(logits[0, 0]))

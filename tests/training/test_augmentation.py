@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from BC_training.common.config import AugmentationConfig, MirrorConfig
-from BC_training.common.game_state import fit_schema, with_history
+from BC_training.common.game_state import fit_schema
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, Observation
 from BC_training.training.augmentation import make_augmentation
 from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.state_history import add_history
 
 ACTIONS = ("left", "right", "hit")
 RNG = np.random.default_rng(0)
@@ -19,7 +20,7 @@ STATE = RNG.normal(loc=5, size=(50, 2)).astype(np.float32)
 FITTED = Preprocess(
     frame_mean=(0.0,) * 3,
     frame_std=(1.0,) * 3,
-    state=fit_schema(("side", "hp"), with_history(STATE, None)[0]),
+    state=fit_schema(("side", "hp"), add_history(STATE, None)[0].joined()),
 )
 
 

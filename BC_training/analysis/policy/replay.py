@@ -39,4 +39,4 @@ def replay(
         observation: dict[str, Any] = {"frame": frame}
         if state is not None:
             observation |= dict(zip(policy.bundle.spec.state, state[tick], strict=True))
-        yield Replayed(frame, policy.act(observation), policy.latest)
+        yield Replayed(frame, *policy.act(observation))

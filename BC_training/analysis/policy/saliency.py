@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.common.types import Observation, RawObservation
 from BC_training.networks.model import Model
-from BC_training.play.policy import Memory, Policy, decode_kept
+from BC_training.play.policy import Policy
+from BC_training.play.tick import Memory, decode_kept
 
 NOISE = 0.15
 """Standard deviation of the noise, as a share of the range of a frame's values."""
@@ -48,7 +49,7 @@ class Saliency:
             policy: a policy of the same model, just after the tick in question.
             pressed: the buttons that it pressed at that tick.
         """
-        gradient = self._gradient(self._state, policy.seen, policy.memory, jnp.asarray(pressed))
+        gradient = self._gradient(self._state, *policy.last_tick(), jnp.asarray(pressed))
         gradient = np.asarray(gradient)
         blurred = cv2.GaussianBlur(gradient, (0, 0), BLUR * gradient.shape[0])
         return blurred / max(float(blurred.max()), np.finfo(np.float32).tiny)
