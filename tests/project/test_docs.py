@@ -161,3 +161,11 @@ def test_the_pages_hold_what_was_measured():
 def test_the_tower_is_drawn_from_the_imports_as_they_are():
     drawn = (ROOT / "docs" / "architecture.md").read_text()
     assert drawn == make_architecture.page(), "run: uv run python docs/make_architecture.py"
+
+
+def test_the_files_that_the_architecture_names_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(names) > 20
+    for name in names:
+        assert (ROOT / name).exists() or (ROOT / "BC_training" / name).exists(), name
