@@ -84,7 +84,10 @@ class Episodes:
         self.path, self._validate, self._use_state = str(path), validate, use_state
         self._reader = _open(path)
         names = self._reader.names()
-        entries = dict(zip(names, self._reader.entries(names), strict=True))
+        read = (
+            e if isinstance(e, DataError) else checks.take(e) for e in self._reader.entries(names)
+        )
+        entries = dict(zip(names, read, strict=True))
         self.attributes: dict[str, Any] = self._reader.attributes
         self.actions = self._action_names()
         self.state_names = self._names("attributes")
@@ -96,6 +99,8 @@ class Episodes:
         self._expected = checks.Expected(
             len(self.actions), self.state_names, state_columns, self.frame_shape
         )
+        self.notes: list[Problem] = []
+        """What valid episodes hold in another way than the project's, and is taken for it."""
         usable: list[Episode] = []
         problems: list[Problem] = []
         with contextlib.ExitStack() as stack:
@@ -301,6 +306,7 @@ class Episodes:
                 ) from error
             faults.append(checks.Fault(f"it can't be read: {error}", error.ticks))
             return [Problem("error", name, *fault) for fault in faults]
+        self.notes += [Problem("warning", name, *note) for note in checks.notes(entry)]
         return [Problem("error", name, *fault) for fault in faults] or episode
 
     def _copies(self) -> list[Problem]:

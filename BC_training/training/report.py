@@ -154,3 +154,5 @@ def print_summary(
     out.print(table)
     for problem in data.episodes.skipped[:MAX_LISTED]:
         out.print(f"skipped {problem}", markup=False)
+    for note in data.episodes.notes[:MAX_LISTED]:
+        out.print(f"note: {note}", markup=False)

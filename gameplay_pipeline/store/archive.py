@@ -125,15 +125,13 @@ class Archive:
             return None
         key, first, size = span
         start = self._starts.get(key)
-        is_part = first != 0 or (size is not None and size < entry.size)
+        is_part = first != 0 or (size is not None and size < entry.unpacked)
         if start is None and is_part and not entry.is_packed:
             # Part of a large file, such as a shard, is worth a reading of its header.
             (raw,) = self._base.fetch([Span(self._name, entry.start, entry.header)])
             start = self._header(key, entry, raw or b"")
-        if min(entry.size, entry.unpacked) > span.limit() and not is_part:
-            raise DataError(
-                f"{self._where}: {key} has {entry.unpacked} bytes, too many to be meant"
-            )
+        if entry.unpacked > span.limit() and not is_part:
+            raise DataError(f"{self._where}: {key} is too large to be meant")
         if start is None:
             return Span(self._name, entry.start, entry.header + entry.size)
         if first < 0:
@@ -176,8 +174,9 @@ def _why_untrusted(info: zipfile.ZipInfo, length: int) -> str | None:
         return "points outside the archive"
     if info.header_offset < 0 or info.header_offset + info.compress_size > length:
         return "lies outside the file, which is truncated or damaged; download it again"
-    if info.compress_size > packed_limit(info.file_size):
+    is_stored = info.compress_type == zipfile.ZIP_STORED
+    if info.compress_size > (info.file_size if is_stored else packed_limit(info.file_size)):
         return "is smaller than what it is packed into; the archive is damaged"
-    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if info.flag_bits & 1 or not (is_stored or info.compress_type == zipfile.ZIP_DEFLATED):
         return "is encrypted or packed in a way other than stored and deflated"
     return None

@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,13 +35,42 @@ Place = tuple[int, ...]
 """Numbers of a chunk along each axis."""
 
 
+MOST_ZEROS = 1000
+"""Ticks for each that is there, above which an array was not left out for being zero but lost."""
+
+
+class MissingChunkError(DataError):
+    """A chunk that should be there and is not."""
+
+
+class TakenFor(NamedTuple):
+    """What an array is taken for that is stored in another way than the project's."""
+
+    channels_first: bool = False
+    """Frames [N, H, W, 3] for [N, 3, H, W]."""
+    buttons: bool = False
+    """Numbers 0 and 1 for bool."""
+    zeros_left_out: bool = False
+    """Chunks that are not there for zeros, where the array's fill value and others say so."""
+
+
+AS_STORED = TakenFor()
+
+
 class Array:
     """An array whose first axis is the episode's ticks."""
 
-    def __init__(self, storage: Storage, key: str, layout: Layout):
+    def __init__(self, storage: Storage, key: str, layout: Layout, taken_for: TakenFor = AS_STORED):
         """Describes the array in the folder `key` of a storage; nothing is read yet."""
         self.storage, self.key, self.layout = storage, key, layout
-        self.shape, self.dtype = layout.shape, layout.dtype
+        self.shape, self.dtype, self.taken_for = layout.shape, layout.dtype, taken_for
+        if taken_for.channels_first:
+            length, height, width, channels = layout.shape
+            self.shape = (length, channels, height, width)
+        if taken_for.buttons:
+            self.dtype = np.dtype(bool)
+        self.left_out: list[tuple[int, int]] = []
+        """Ticks whose chunks were not there when it was read, and which were taken for zeros."""
         self._start = f"{key}/{layout.prefix}"
         self._indices: dict[str, npt.NDArray[np.uint64] | None] = {}
         self._limit = packed_limit(layout.decoded_limit)
@@ -53,22 +82,58 @@ class Array:
 
     @property
     def is_image(self) -> bool:
-        """Whether a chunk is just what is seen at one tick."""
-        return self.layout.chunk[0] == 1 and self.layout.zarr_metadata is None
+        """Whether a chunk is just what is seen at one tick, one plane after the other."""
+        is_whole = self.layout.chunk[0] == 1 and self.layout.zarr_metadata is None
+        return is_whole and not self.taken_for.channels_first
 
     def read(self) -> npt.NDArray[Any]:
         """All of it, [N, ...].
 
         Raises:
-            DataError: a chunk is missing or can't be decoded.
+            DataError: a chunk is missing or can't be decoded, or buttons are not all 0 or 1.
         """
+        values = self._read()
+        if self.taken_for.channels_first:
+            values = np.moveaxis(values, -1, 1)
+        if self.taken_for.buttons:
+            if wrong := sorted(set(np.unique(values).tolist()) - {0, 1}):
+                raise DataError(f"{self.key}: it holds {wrong[0]}, not only 0 and 1")
+            values = values.astype(bool)
+        return values
+
+    def _read(self) -> npt.NDArray[Any]:
         if 0 in self.shape:
-            return np.empty(self.shape, self.dtype)
+            return np.empty(self.layout.shape, self.layout.dtype)
         parts, numbers = [], iter(range(self.layout.chunks[0]))
         # Memory is taken as chunks come: metadata may speak of more ticks than there can be.
         while some := list(itertools.islice(numbers, READ_AT_ONCE)):
-            parts += [chunk.copy() for chunk in read_chunks([(self, number) for number in some])]
+            try:
+                parts += [chunk.copy() for chunk in read_chunks([(self, n) for n in some])]
+            except MissingChunkError:
+                if not self._may_leave_out_zeros():
+                    raise
+                return self._read_with_zeros()
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _may_leave_out_zeros(self) -> bool:
+        """Whether chunks that are not there can only mean zeros: an array of which nothing at all
+        is there, or nothing near as much as its metadata say, was rather lost."""
+        if not (self.taken_for.zeros_left_out and self.layout.is_zero_left_out):
+            return False
+        self.left_out = self.missing() or []
+        absent = sum(end - first for first, end in self.left_out)
+        return bool(self.left_out) and absent < self.shape[0] <= MOST_ZEROS * (
+            self.shape[0] - absent
+        )
+
+    def _read_with_zeros(self) -> npt.NDArray[Any]:
+        values = np.zeros(self.layout.shape, self.layout.dtype)
+        absent = {tick for first, end in self.left_out for tick in range(first, end)}
+        there = [n for n in range(self.layout.chunks[0]) if self.ticks(n)[0] not in absent]
+        for number, chunk in zip(there, read_chunks([(self, n) for n in there]), strict=True):
+            first, end = self.ticks(number)
+            values[first:end] = chunk
+        return values
 
     def missing(self) -> list[tuple[int, int]] | None:
         """Ticks of which a chunk was never written: the first and one past the last of each run.
@@ -223,7 +288,7 @@ class ChunkReader:
             ticks = array.ticks(place[0])
             raise DataError(what, ticks, is_transient=error.is_transient) from error
         if raw is None:
-            raise DataError(
+            raise MissingChunkError(
                 f"{array.where(place)} is missing (a chunk that was left out because it is all "
                 "black or all zero counts as missing: write such chunks too)",
                 array.ticks(place[0]),

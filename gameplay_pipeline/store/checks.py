@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gameplay_pipeline.plumbing.errors import DataError
-from gameplay_pipeline.store.reader import ARRAYS, Array, Entry, Reader
+from gameplay_pipeline.store.array import Array, TakenFor
+from gameplay_pipeline.store.reader import ARRAYS, Entry, Reader
 
 
 class Fault(NamedTuple):
@@ -158,3 +159,30 @@ def stretches(flags: Bool[np.ndarray, "N"], least: int = 1) -> list[tuple[int, i
     """Returns first and one past the last of each run of at least `least` True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
     return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= least]
+
+
+def take(entry: Entry) -> Entry:
+    """Takes arrays for what they must be where that is unambiguous: frames [N, H, W, 3], actions of
+    numbers that are all 0 or 1, and tables whose chunks of zeros zarr left out."""
+    arrays = dict(entry.arrays)
+    for name, array in entry.arrays.items():
+        shape = array.shape
+        taken_for = TakenFor(
+            channels_first=name == "frames" and len(shape) == 4 and shape[1] != 3 == shape[3],
+            buttons=name == "actions" and array.dtype.kind in "iu",
+            zeros_left_out=name in ("actions", "state"),
+        )
+        if any(taken_for):
+            arrays[name] = Array(array.storage, array.key, array.layout, taken_for)
+    return entry._replace(arrays=arrays)
+
+
+def notes(entry: Entry) -> Iterator[Fault]:
+    """Yields what an episode, whose tables have been read, was taken for by `take`."""
+    for name, array in entry.arrays.items():
+        if array.taken_for.channels_first:
+            yield Fault(f"its frames are stored as {array.layout.shape}: taken for [N, H, W, 3]")
+        if array.taken_for.buttons:
+            yield Fault(f"its actions are stored as {array.layout.dtype}: 1 is taken for pressed")
+        for ticks in array.left_out:
+            yield Fault(f"its {name} are not there: taken for zeros, which zarr leaves out", ticks)

@@ -52,19 +52,15 @@ class Layout(NamedTuple):
     """Chunks along each axis of a file that holds many; None where each is a file."""
     index_first: bool
     """Whether a shard's index precedes its chunks."""
+    chunk_bytes: int
+    """Size of a decoded chunk."""
+    decoded_limit: int
+    """The most bytes that a chunk has without these codecs; filters may make elements wider."""
+    is_zero_left_out: bool
+    """Whether a chunk that is not there may mean zeros, by zarr's default of leaving those out."""
     zarr_metadata: dict[str, Any] | None
     """Describes chunks side by side, without the codecs above, to zarr-python; None where a chunk
     is all there is at its ticks, in C order and without filters."""
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Size of a decoded chunk."""
-        return math.prod(self.chunk) * self.dtype.itemsize
-
-    @property
-    def decoded_limit(self) -> int:
-        """The most bytes that a chunk without its codecs has; filters may make elements wider."""
-        return self.chunk_bytes if self.zarr_metadata is None else 16 * math.prod(self.chunk) + 64
 
     def places(self, number: int) -> Iterator[tuple[int, ...]]:
         """Places in the grid of the chunks that are side by side, `number` of them after the first
@@ -108,7 +104,8 @@ def _parse_v2(metadata: Mapping[str, Any]) -> Layout:
             "zarr_format": 2, "shape": [chunk[0], *shape[1:]], "chunks": chunk, "order": order,
             "dtype": dtype.str, "fill_value": None, "compressor": None, "filters": filters or None,
         }  # fmt: skip
-    return _layout(shape, dtype, chunk, "", separator, [name for name, _ in packing], zarr_metadata)
+    layout = _layout(shape, dtype, chunk, "", separator, [n for n, _ in packing], zarr_metadata)
+    return layout._replace(is_zero_left_out=metadata.get("fill_value") in (0, None))
 
 
 def _parse_v3(metadata: Mapping[str, Any]) -> Layout:
@@ -147,6 +144,7 @@ def _parse_v3(metadata: Mapping[str, Any]) -> Layout:
     prefix = f"c{separator}" if is_default else ""
     packing = [name.removeprefix("numcodecs.") for name in names[at + 1 :]]
     layout = _layout(shape, dtype, chunk, prefix, separator, packing, zarr_metadata)
+    layout = layout._replace(is_zero_left_out=metadata.get("fill_value") == 0)
     if shard is None:
         return layout
     per_shard = tuple(s // c for s, c in zip(shard, chunk, strict=True))
@@ -175,7 +173,8 @@ def _layout(
         if name not in DECODERS:
             raise ValueError(f"its codec {name!r} is not supported")
     chunks = tuple(-(-n // c) for n, c in zip(shape, chunk, strict=True))
-    if math.prod(chunk) * dtype.itemsize > MAX_CHUNK or math.prod(chunks[1:]) > MAX_BESIDE:
+    chunk_bytes = math.prod(chunk) * dtype.itemsize
+    if chunk_bytes > MAX_CHUNK or math.prod(chunks[1:]) > MAX_BESIDE:
         raise ValueError(f"shape {shape} in chunks of {chunk} can't be meant")
     return Layout(
         shape=shape,
@@ -188,6 +187,9 @@ def _layout(
         is_checksummed=bool(packing) and packing[-1] in CHECKSUMS,
         per_shard=None,
         index_first=False,
+        chunk_bytes=chunk_bytes,
+        decoded_limit=chunk_bytes if zarr_metadata is None else 16 * math.prod(chunk) + 64,
+        is_zero_left_out=False,
         zarr_metadata=zarr_metadata,
     )
 

@@ -33,6 +33,11 @@ class Entry(NamedTuple):
     attributes: dict[str, Any]
     arrays: "dict[str, Array]"
 
+    @property
+    def is_checksummed(self) -> bool:
+        """Whether damage to any byte of its chunks is noticed when they are read."""
+        return all(array.layout.is_checksummed for array in self.arrays.values())
+
 
 class Reader:
     """A dataset: a folder, a .zip, or a URL of either."""
@@ -47,9 +52,11 @@ class Reader:
         self._storage = open_storage(location)
         self._fingerprint: str | None = None
         self._consolidated: dict[str, Any] = {}
-        if is_url(location):
-            self._consolidated = self._read_consolidated()
         self.zarr_format, self.attributes = self._read_root()
+        # Consolidated metadata may be older than the dataset: whatever can be listed is believed.
+        if is_url(location) and not any(map(EPISODE.fullmatch, self._storage.children("") or ())):
+            self._consolidated = self._read_consolidated()
+            self._check_consolidated()
 
     def names(self) -> list[str]:
         """The episodes' names, in natural order.
@@ -57,9 +64,10 @@ class Reader:
         Raises:
             DataError: where the dataset is, nothing can be listed, or two have one number.
         """
-        children = self._storage.children("")
         if self._consolidated:
             children = list({key.partition("/")[0] for key in self._consolidated})
+        else:
+            children = self._storage.children("")
         if children is None:
             raise DataError(
                 f"{self.location}: this server lists no folders and the dataset has no "
@@ -149,6 +157,30 @@ class Reader:
             ) from error
         return {}
 
+    def _check_consolidated(self) -> None:
+        """Looks whether the last episode is as the consolidated metadata say, and is the last.
+
+        Raises:
+            DataError: they are older than the dataset.
+        """
+        names = self.names() if self._consolidated else []
+        if not names:
+            return
+        following = f"episode_{int(names[-1].removeprefix('episode_')) + 1}"
+        last, new = self._metadata_keys(names[-1]), self._metadata_keys(following)
+        stored, self._consolidated = self._consolidated, {}
+        values = dict(zip([*last, *new], self._fetch_metadata([*last, *new]), strict=True))
+        self._consolidated = stored
+        wrong = names[-1] if any(values[k] != stored.get(k) for k in last[1:]) else None
+        if wrong is None and any(values[key] is not None for key in new):
+            wrong = following
+        if wrong is not None:
+            raise DataError(
+                f"{self.location}: {wrong} is not as the dataset's consolidated metadata say, "
+                "which are older than the dataset; run zarr.consolidate_metadata on it again, or "
+                "serve it as a .zip"
+            )
+
     def _metadata_keys(self, name: str) -> list[str]:
         if self.zarr_format == 3:
             return [f"{name}/zarr.json", *(f"{name}/{array}/zarr.json" for array in ARRAYS)]
@@ -212,7 +244,11 @@ def read_frames(
         number, row = divmod(tick, array.chunk_length)
         places.setdefault((array, number), []).append((at, row))
     for chunk, targets in zip(read_chunks(list(places)), places.values(), strict=True):
+        array = arrays[targets[0][0]]
         for at, row in targets:
+            if array.taken_for.channels_first:
+                out[at] = chunk[row]
+                continue
             # Interleaves the planes many times faster than NumPy's strided copy.
             cv2.merge(tuple(chunk[row]), out[at])
     return out

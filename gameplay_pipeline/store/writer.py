@@ -82,8 +82,10 @@ def sole_writer(path: Path) -> Iterator[None]:
     """
     lock = filelock.FileLock(path.with_name(path.name + ".lock"), blocking=False)
     with _writing(path):
-        with contextlib.suppress(FileExistsError):  # the lock says better what is in the way
-            path.parent.mkdir(parents=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory") from error
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -168,9 +170,13 @@ class EpisodeWriter:
         self._temporary = partial_folder(path) / self._target.name
         self._info = info
         self._compressor: dict[str, Any] = {
-            "compressors": zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle")
-            if zarr_format == 3
-            else Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
+            # Format 2 knows no checksums that other readers know too.
+            "compressors": Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
+            if zarr_format == 2
+            else (
+                zarr.codecs.BloscCodec(cname="zstd", clevel=3, shuffle="noshuffle"),
+                zarr.codecs.Crc32cCodec(),
+            )
         }
         frame = (3, info.height, info.width)
         with _writing(self._target):

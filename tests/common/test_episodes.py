@@ -71,14 +71,14 @@ def replace(group, name, array):
 
 BREAKS = {
     "frames are float32": lambda g: replace(g, "frames", g["frames"][:].astype(np.float32)),
-    "actions are uint8": lambda g: replace(g, "actions", g["actions"][:].astype(np.uint8)),
+    "holds 2, not only 0 and 1": lambda g: replace(g, "actions", g["actions"][:] * np.uint8(2)),
     "state is int64": lambda g: replace(g, "state", g["state"][:].astype(np.int64)),
     "29 actions": lambda g: replace(g, "actions", g["actions"][:29]),
     "29 states": lambda g: replace(g, "state", g["state"][:29]),
     "names 3 actions": lambda g: replace(g, "actions", g["actions"][:, :2]),
     "names 2 columns": lambda g: replace(g, "state", g["state"][:, :1]),
     "most are (3, 24, 32)": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
-    "not (N, 3, H, W)": lambda g: replace(g, "frames", np.moveaxis(g["frames"][:], 1, -1)),
+    "not (N, 3, H, W)": lambda g: replace(g, "frames", np.repeat(g["frames"][:], 2, axis=1)),
     "no array 'frames'": lambda g: g.__delitem__("frames"),
     "no array 'actions'": lambda g: g.__delitem__("actions"),
     "actions: it is a single value": lambda g: replace(g, "actions", np.array(True)),
@@ -96,6 +96,32 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
     assert any(reason in problem.what for problem in episodes.skipped)
     with pytest.raises(UserError, match=r"episode_1.*\n.*validate_episodes"):
         Episodes(made.path, validate=False)
+
+
+def test_layouts_that_cannot_be_misunderstood_are_taken_and_said(made):
+    group = zarr.open_group(made.path)["episode_1"]
+    replace(group, "actions", group["actions"][:].astype(np.uint8))
+    replace(group, "frames", np.moveaxis(group["frames"][:], 1, -1))
+    state = made.state[1].copy()
+    state[10:20] = 0
+    del group["state"]
+    group.create_array("state", shape=state.shape, chunks=(10, 2), dtype="float32")[:] = state
+    group = zarr.open_group(made.path)["episode_2"]
+    group.create_array("timestamps", data=np.arange(50.0))
+    episodes = Episodes(made.path)
+    assert not episodes.skipped
+    notes = [str(note) for note in episodes.notes]
+    assert len(notes) == 3
+    assert "episode_1: its frames are stored as (30, 24, 32, 3)" in notes[0]
+    assert "episode_1: its actions are stored as uint8: 1 is taken for pressed" in notes[1]
+    assert "episode_1, ticks 10 to 19: its state are not there: taken for zeros" in notes[2]
+    assert np.array_equal(episodes.episodes[1].actions, made.actions[1])
+    assert np.array_equal(episodes.episodes[1].state, state)
+    read = episodes.read_frames(1, np.array([7, 0]))
+    assert np.array_equal(read, np.moveaxis(made.frames[1][[7, 0]], 1, -1))
+    (made.path / "episode_2" / "actions" / "0.0").unlink()  # all of it: that is no choice of zarr's
+    (skipped,) = Episodes(made.path).skipped
+    assert "is missing" in skipped.what
 
 
 def test_metadata_that_cannot_be_read_costs_its_episode_only(made):

@@ -1,6 +1,8 @@
 """The reader of arrays; zarr-python, which wrote them, is the oracle of what is in them."""
 
 import json
+import shutil
+import subprocess
 import tempfile
 import zlib
 from pathlib import Path
@@ -14,10 +16,12 @@ import zarr.codecs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store import codecs
+from gameplay_pipeline.store.checksums import verify_checksums, write_checksums
 from gameplay_pipeline.store.layout import parse
-from gameplay_pipeline.store.reader import Reader, read_frames
+from gameplay_pipeline.store.reader import Entry, Reader, read_frames
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
 from tests.support.made_data import zipped
 
 PACKERS = {
@@ -244,3 +248,73 @@ def test_a_zstandard_frame_without_its_size_is_bounded_by_its_blocks():
         codecs.zstd_size(frame[:-1])
     for size in (0, 1, 255, 256, 65_791, 65_792, 300_000):
         assert codecs.zstd_size(numcodecs.Zstd(1).encode(bytes(size))) == size
+
+
+def write_with_our_writer(path: Path) -> Path:
+    info = DatasetInfo(("a",), (), 8, 16, 10.0, "RGB", "none", {})
+    open_dataset(path, info, 3)
+    with EpisodeWriter(path, 0, info, 3) as writer:
+        for frame in np.random.default_rng(0).integers(0, 50, (20, 8, 16, 3), np.uint8):
+            writer.append(frame, frame[0, 0, :1] > 20, np.empty(0, np.float32))
+        writer.finish({})
+    return path
+
+
+def test_every_bit_flipped_in_what_we_write_is_noticed(tmp_path):
+    data = write_with_our_writer(tmp_path / "d.zarr")
+    (entry,) = Reader(data).entries(["episode_0"])
+    assert isinstance(entry, Entry)
+    assert entry.is_checksummed
+    chunks = [f for f in data.rglob("*") if f.is_file() and f.suffix != ".json"]
+    right = {name: array.read() for name, array in entry.arrays.items()}
+    rng = np.random.default_rng(1)
+    sizes = np.array([file.stat().st_size for file in chunks])
+    noticed = 0
+    for _ in range(200):
+        file = chunks[rng.choice(len(chunks), p=sizes / sizes.sum())]
+        raw = bytearray(whole := file.read_bytes())
+        raw[rng.integers(len(raw))] ^= 1 << rng.integers(8)
+        file.write_bytes(raw)
+        (entry,) = Reader(data).entries(["episode_0"])
+        try:
+            assert isinstance(entry, Entry)
+            for name, array in entry.arrays.items():
+                assert np.array_equal(array.read(), right[name])
+        except DataError:
+            noticed += 1
+        file.write_bytes(whole)
+    assert noticed == 200
+
+
+def test_arrays_without_checksums_are_told_from_those_with(tmp_path):
+    for zarr_format, packer in ((2, None), (3, ()), (3, zarr.codecs.BloscCodec())):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.zarr"
+        options = {"chunks": (1, 3, 4, 5), "compressors": packer}
+        write(path, Case(zarr_format, (3, 3, 4, 5), "uint8", options, False))
+        (entry,) = Reader(path).entries(["episode_0"])
+        assert isinstance(entry, Entry)
+        assert not entry.is_checksummed
+
+
+def test_checksums_beside_a_dataset_name_what_changed(tmp_path):
+    data = write_with_our_writer(tmp_path / "d.zarr")
+    assert write_checksums(data) == len([f for f in data.rglob("*") if f.is_file()])
+    assert verify_checksums(data) == []
+    if shutil.which("sha256sum"):
+        command = ["sha256sum", "--check", "--quiet", "d.zarr.sha256"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+    (data / "new").touch()
+    attributes = data / "episode_0" / "zarr.json"
+    attributes.write_text(attributes.read_text().replace("20", "21"))
+    (data / "episode_0" / "actions" / "c" / "0" / "0").unlink()
+    assert [tuple(difference) for difference in verify_checksums(data)] == [
+        ("d.zarr/episode_0/actions/c/0/0", "is missing"),
+        ("d.zarr/episode_0/zarr.json", "is not what it was: its checksum differs"),
+        ("d.zarr/new", "is not among the checksums"),
+    ]
+    archive = zipped(data)
+    write_checksums(archive)
+    archive.write_bytes(archive.read_bytes()[:-1])
+    assert [difference.file for difference in verify_checksums(archive)] == ["d.zarr.zip"]
+    with pytest.raises(UserError, match=r"nothing\.zarr\.sha256 can't be read"):
+        verify_checksums(tmp_path / "nothing.zarr")

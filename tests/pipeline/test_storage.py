@@ -1,9 +1,13 @@
 """Bytes in folders, archives and behind URLs; zarr-python is the oracle of what is in them."""
 
+import contextlib
 import itertools
+import os
 import re
 import shutil
 import struct
+import time
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,10 +19,11 @@ import zarr
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import expand, is_url
+from gameplay_pipeline.store import remote, span
 from gameplay_pipeline.store.span import Span
 from gameplay_pipeline.store.storage import open_storage
 from tests.support.made_data import make_dataset, zipped
-from tests.support.web import Whole
+from tests.support.web import Ranged, Whole
 
 LAYOUTS = {
     "v2": {},
@@ -129,6 +134,105 @@ def test_the_hub_is_read_over_http_with_its_token(tmp_path, serve, monkeypatch):
     assert_holds("hf://datasets/someone/fights@v1/made.zip", made)
     with pytest.raises(UserError):
         Episodes("hf://datasets/someone/fights/made.zip")
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_consolidated_metadata_older_than_the_dataset_are_not_believed(
+    tmp_path, serve, zarr_format
+):
+    import fsspec
+
+    made = make_dataset(tmp_path / "grown.zarr", zarr_format=zarr_format)
+    shutil.move(made.path / "episode_4", tmp_path / "later")
+    consolidate(made.path)
+    shutil.move(tmp_path / "later", made.path / "episode_4")
+    assert_holds(f"{serve()}/{zipped(made.path).name}", made)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(made.path), "/grown.zarr", recursive=True)
+    try:
+        assert_holds("memory://grown.zarr", made)
+    finally:
+        memory.rm("/grown.zarr", recursive=True)
+    with pytest.raises(UserError, match=r"episode_4 is not as .* consolidated metadata say.*again"):
+        Episodes(f"{serve()}/grown.zarr")  # which lists nothing
+    consolidate(made.path)
+    assert_holds(f"{serve()}/grown.zarr", made)
+    array = "zarr.json" if zarr_format == 3 else ".zarray"
+    (made.path / "episode_4" / "frames" / array).write_text("{}")
+    with pytest.raises(UserError, match="episode_4 is not as"):
+        Episodes(f"{serve()}/grown.zarr")
+
+
+class Endless(Ranged):
+    """A server that never stops sending."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.send_response(206)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"10000\r\n" + bytes(2**16) + b"\r\n")
+        self.close_connection = True
+
+
+class Silent(Ranged):
+    """A server that takes a connection and says nothing."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        time.sleep(3)
+
+
+def test_a_server_that_sends_without_end_is_cut_off(serve, monkeypatch):
+    monkeypatch.setattr(remote, "MAX_WHOLE", 10**6)
+    for name in ("made.zip", "made.zarr"):
+        with pytest.raises(UserError, match=r"made\.z.*sends more than the \d+ bytes"):
+            Episodes(f"{serve(Endless)}/{name}")
+
+
+def test_a_server_that_answers_nothing_is_given_up_and_that_is_said(serve, monkeypatch, capsys):
+    monkeypatch.setattr(remote, "ANSWER_S", 0.5)
+    monkeypatch.setattr(remote, "SAID_AFTER_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"made\.zip.*[Tt]imeout"):
+        Episodes(f"{serve(Silent)}/made.zip")
+    assert time.monotonic() - began < 2
+    assert "made.zip: waiting for the server" in capsys.readouterr().err
+
+
+def test_an_entry_of_a_zip_unpacks_to_no_more_than_is_asked_for(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(".zgroup", "{}")
+        archive.writestr("data", bytes(10**7))
+    opened = open_storage(path)
+    assert [len(part or b"") for part in opened.fetch([Span("data", 0, 1000)])] == [1000]
+    tracemalloc.start()
+    list(opened.fetch([Span("data", 0, 1000)]))
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+    monkeypatch.setattr(span, "MAX_WHOLE", 10**6)
+    with pytest.raises(DataError, match="data is too large to be meant"):
+        list(opened.fetch([Span("data")]))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_file_of_a_dataset(made):
+    chunk = made.path / "episode_1" / "actions" / "0.0"
+    chunk.unlink()
+    os.mkfifo(chunk)
+    (problem,) = Episodes(made.path).skipped
+    assert "it is no regular file" in problem.what
+    os.mkfifo(made.path.with_name("pipe.zip"))
+    with pytest.raises(UserError, match="neither a folder nor a file"):
+        Episodes(made.path.with_name("pipe.zip"))
+
+
+def test_attributes_nested_without_end_cost_their_episode_only(made):
+    (made.path / "episode_1" / ".zattrs").write_text("[" * 200_000 + "]" * 200_000)
+    (problem,) = Episodes(made.path).skipped
+    assert problem.episode == "episode_1"
+    assert "metadata can't be read" in problem.what
 
 
 def test_a_server_without_ranges_is_refused(tmp_path, serve):

@@ -43,7 +43,7 @@ def inspect(episodes: Episodes, *, threads: int = 2) -> list[Problem]:
     dataset if dataset.validate_episodes is false.
     """
     fps = episodes.fps()
-    problems = [*episodes.skipped, *_button_problems(episodes)]
+    problems = [*episodes.skipped, *episodes.notes, *_button_problems(episodes)]
     problems += _long_presses(episodes, fps or ASSUMED_FPS)
     for episode in episodes.episodes:
         problems += _rate_problems(episode, fps)
