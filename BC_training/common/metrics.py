@@ -206,19 +206,15 @@ def evaluate(
     """
     _check(probabilities, actions)
     if len(episode) != len(actions) or len(names) != actions.shape[1]:
-        raise ValueError(
-            f"actions have shape {actions.shape}, but there are {len(episode)} episode numbers "
-            f"and {len(names)} names"
-        )
+        raise ValueError(f"{len(episode)} episodes, {len(names)} names for actions {actions.shape}")
     if tolerance < 0 or (fps is not None and not fps > 0):
         raise ValueError(f"tolerance {tolerance} must be 0 or more, fps {fps} above 0")
     predicted = probabilities >= threshold
     onset_counts, offset_counts = onsets.count_edges(
         actions, predicted, onsets.first_rows(episode), tolerance
     )
-    comparison = Comparison(
-        probabilities, actions, predicted, onset_counts, offset_counts, fps, loss
-    )  # fmt: skip
+    counts = onset_counts, offset_counts
+    comparison = Comparison(probabilities, actions, predicted, *counts, fps, loss)
     figures: dict[str, Any] = {
         "rows": len(actions),
         "onsets": dataclasses.asdict(onsets.summarize(onset_counts.sum(axis=0), fps)),

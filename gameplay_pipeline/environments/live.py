@@ -127,20 +127,14 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
             memory_attributes=list(attributes),
         )
         self._client: Any = self._game.client
-        stub = self._client.stub
-        for method in ("GetAttribute", "InputKeyToggle"):
-            setattr(stub, method, functools.partial(getattr(stub, method), timeout=CALL_S))
-        for method in ("SetAttribute", "InputKeyTap", "MoveMouse"):
-            setattr(stub, method, functools.partial(getattr(stub, method), timeout=TAP_S))
+        self._bound_calls()
         self.action_names = tuple(self._game.action_keys)
         self.attribute_names = tuple(attributes)
         self._read = tuple(dict.fromkeys((*attributes, *OUTCOME)))
         self.action_space = spaces.MultiBinary(len(self.action_names))
-        entries: dict[str, spaces.Space[Any]] = {
-            name: spaces.Box(-np.inf, np.inf, (), np.float64) for name in attributes
-        }
-        entries["frame"] = spaces.Box(0, 255, (height, width, 3), np.uint8)
-        self.observation_space = spaces.Dict(entries)
+        state = {name: spaces.Box(-np.inf, np.inf, (), np.float64) for name in attributes}
+        frame = spaces.Box(0, 255, (height, width, 3), np.uint8)
+        self.observation_space = spaces.Dict({**state, "frame": frame})
         # Those that a run which was killed left down.
         self._down |= set(self._game._action_to_key.values())
         self.release()
@@ -148,6 +142,14 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         main = threading.current_thread() is threading.main_thread()
         if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _exit)  # so that `finally` and `atexit` have their turn
+
+    def _bound_calls(self) -> None:
+        """Gives every call of the client an end, so that a game that hangs is noticed."""
+        stub = self._client.stub
+        for method in ("GetAttribute", "InputKeyToggle"):
+            setattr(stub, method, functools.partial(getattr(stub, method), timeout=CALL_S))
+        for method in ("SetAttribute", "InputKeyTap", "MoveMouse"):
+            setattr(stub, method, functools.partial(getattr(stub, method), timeout=TAP_S))
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -83,17 +83,12 @@ def test_games_stand_apart_and_are_reached_only_through_gymnasium():
             assert other == package or not {package, other} & set(APART), (file, imported)
 
 
-TOO_LARGE = {"BC_training.common.metrics.evaluate", "gameplay_pipeline.environments.live.__init__"}
-"""What is still to be split; nothing is added here."""
-
-
 @pytest.mark.parametrize("file", [*sources()], ids=module_of)
 def test_files_and_functions_are_small(file):
-    module = module_of(file)
-    if module not in TOO_LARGE:
-        assert len(file.read_text().splitlines()) <= 400
-    for node in ast.walk(ast.parse(file.read_text())):
-        if not isinstance(node, ast.FunctionDef) or f"{module}.{node.name}" in TOO_LARGE:
+    module, text = module_of(file), file.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.FunctionDef):
             continue
         lines = (node.end_lineno or 0) - node.lineno + 1
         assert lines <= 60, f"{node.name} has {lines} lines"
