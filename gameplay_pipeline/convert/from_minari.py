@@ -129,9 +129,9 @@ def _our_attributes(job: FromMinari, dataset: Any) -> dict[str, Any]:
     ours = dataset.storage.metadata.get(OURS, {})
     try:
         names = [*(ours.get("keys") or []), *(ours.get("attributes") or [])]
-        is_sound = (
-            all(isinstance(name, str) for name in names) and 0 < ours.get("fps", 1) < math.inf
-        )
+        rates = [] if ours.get("fps") is None else [ours["fps"]]
+        is_sound = all(isinstance(name, str) for name in names)
+        is_sound = is_sound and all(0 < rate < math.inf for rate in rates)
     except (AttributeError, TypeError):  # JSON of any other shape
         is_sound = False
     if not is_sound:
