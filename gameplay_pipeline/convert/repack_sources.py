@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from gameplay_pipeline.convert.exporting import find_entry, open_reader, unnamed_data
 from gameplay_pipeline.plumbing.errors import DataError, UserError
-from gameplay_pipeline.store.reader import Array, Entry, Reader, read_chunks, read_frames
+from gameplay_pipeline.store.array import Array, read_chunks
+from gameplay_pipeline.store.reader import Entry, Reader, read_frames
 
 CHANNELS = {1: "grey", 3: "RGB", 4: "RGB with an alpha channel"}
 """What frames with a number of channels are taken for; of BGR, likewise."""
