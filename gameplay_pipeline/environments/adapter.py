@@ -16,7 +16,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import gymnasium
@@ -112,6 +112,7 @@ class Wanted(NamedTuple):
     fps: float | None = None
 
 
+@runtime_checkable
 class Player(Protocol):
     """What plays a fight."""
 
