@@ -1,9 +1,19 @@
 """Arrays of an episode, read chunk by chunk; a chunk that is missing is an error here, not zeros.
 
-Chunks are fetched and decoded by the project's own code, which names the ticks of whatever is
-missing or damaged and bounds what is unpacked. Where a chunk in C order is all there is at its
-ticks, as in every published recording, its bytes are the array; any other layout (F order, filters,
-chunks side by side) is put together by zarr-python.
+Chunks are fetched and decoded by the project's own code. Where a chunk in C order is all there is
+at its ticks, as in every published recording, its bytes are the array; any other layout (F order,
+filters, chunks side by side) is put together by zarr-python.
+
+Why not all of it by a library: random frames of 144x256 per second of CPU time
+(`benchmarks/readers.py`, zarr 3.1.6, tensorstore 0.1.86),
+
+    layout                       decoding alone  this module  zarr-python  tensorstore
+    format 2, one image a chunk           5,874        4,655        1,037        4,404
+    format 3, shards of 512               5,671        4,029           86        3,990
+
+so zarr-python is too slow to train from, and tensorstore about as fast. This stays because errors
+name episode, ticks and chunk, nothing unpacks to more than its metadata allow, a .zip with a top
+folder is read over HTTP, and opening 100,000 episodes takes seconds (`benchmarks/index.py`).
 """
 
 import itertools
