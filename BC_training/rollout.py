@@ -14,6 +14,7 @@ import tyro
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import console
+from BC_training.play.fight import FightResult
 from BC_training.play.fights import (
     FightSetup,
     choose_workers,
@@ -38,13 +39,16 @@ def fight(
     baselines: bool = True,
     video: Path | None = None,
     instruction: str | None = None,
-) -> None:
+) -> list[FightResult]:
     """Has a checkpoint fight, beside the expert where there is one and players without a model, and
     prints what comes of it.
 
     Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
     soon as it is over, whatever stops the others. With one worker they are had in this process, on
     its device.
+
+    Returns:
+        All fights, the checkpoint's first.
 
     Raises:
         UserError: the environment can't be made, breaks the checkpoint's contract, or failed in
@@ -63,7 +67,7 @@ def fight(
         tasks = plan_fights(players, first_seed, episodes, video, instruction)
         workers = choose_workers(env, workers, len(tasks))
     try:
-        keep_fights(tasks, setup, 0 if workers == 1 else workers, json_file)
+        return keep_fights(tasks, setup, 0 if workers == 1 else workers, json_file)
     finally:
         summary = json_format.loads(json_file.read_text())["summary"] if json_file.exists() else {}
         if summary:
@@ -95,6 +99,7 @@ def rollout(
     instruction: str | None = None,
     play: str = "{}",
     adapter: AdapterFlag | None = None,
+    explain: Path | None = None,
 ) -> int:
     """Fights of a checkpoint beside those of the expert, of random, of no and of held buttons.
 
@@ -115,23 +120,19 @@ def rollout(
             checkpoint would: '{"rule": "sample"}'.
         adapter: what the environment doesn't say about itself, as JSON; by default the
             section `environment` of the checkpoint's configuration, if it names the same `env`.
+        explain: also say what the policy loses its health to, with pictures of the worst blows in
+            this folder.
     """
-    for name, value in (("episodes", episodes), ("workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: {value} is not at least 1")
-    if video is not None and video.suffix != ".mp4":
-        raise UserError(f"--video: {video} does not end in .mp4")
+    _check_counts(episodes, workers)
     folder = checkpoints.locate(checkpoint)
     settings = read_bundle(folder).config.environment
     env = env or settings.id
     if env is None:
         raise UserError("--env: missing; the checkpoint's configuration names no environment")
     own = settings.adapter() if env == settings.id else AS_IT_IS
-    for name, file in (("json", json), ("video", video)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"--{name}: no folder {file.parent}")
-    fight(
-        FightSetup(folder, env, adapter or own, _parsed(play)),
+    _check_outputs(json, video, explain)
+    results = fight(
+        FightSetup(folder, env, adapter or own, _parsed(play), explain is not None),
         episodes=episodes,
         first_seed=seed,
         json_file=json or folder / "fights.json",
@@ -140,7 +141,30 @@ def rollout(
         video=video,
         instruction=instruction,
     )
+    if explain is not None:
+        from BC_training.analysis.policy import lost_health  # takes a second
+
+        losses = [result.health for result in results if result.health is not None]
+        lost_health.report(losses, read_bundle(folder).spec, explain)
     return 0
+
+
+def _check_counts(episodes: int, workers: int | None) -> None:
+    """Raises a UserError where a count is below 1."""
+    for name, value in (("episodes", episodes), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} is not at least 1")
+
+
+def _check_outputs(json: Path | None, video: Path | None, explain: Path | None) -> None:
+    """Raises a UserError where a file or a folder can't be written under its name."""
+    if video is not None and video.suffix != ".mp4":
+        raise UserError(f"--video: {video} does not end in .mp4")
+    for name, file in (("json", json), ("video", video)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name}: no folder {file.parent}")
+    if explain is not None and explain.is_file():
+        raise UserError(f"--explain: {explain} is a file; name a folder")
 
 
 def _parsed(play: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from BC_training.play.film import Film
+from BC_training.play.health_log import HealthLog, HealthLosses
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import Environment, Player
 from gameplay_pipeline.environments.play import Tick, play, player_seed
@@ -48,10 +49,13 @@ class FightResult:
     """What else the environment counted, such as frames that were missing."""
     latencies_ms: tuple[float, ...] = dataclasses.field(repr=False)
     """How long `act` took at each tick."""
+    health: HealthLosses | None = dataclasses.field(default=None, repr=False)
+    """What lost health; None where nobody asked."""
 
     def plain(self) -> dict[str, Any]:
         """The result as JSON holds it, with percentiles instead of all latencies."""
-        fields = dataclasses.asdict(self)
+        fields = dataclasses.asdict(dataclasses.replace(self, health=None))
+        del fields["health"]
         return {**fields, "latencies_ms": percentiles(self.latencies_ms)}
 
 
@@ -84,8 +88,13 @@ class _Watch:
         self.latencies_ms.append(tick.latency_ms)
 
 
-def fight(policy: Policy, env: Environment, task: FightTask) -> FightResult:
-    """Has one fight. What the environment or its expert raises comes through."""
+def fight(
+    policy: Policy, env: Environment, task: FightTask, *, explain: bool = False
+) -> FightResult:
+    """Has one fight; with `explain`, one of the policy is watched for what loses its health.
+
+    What the environment or its expert raises comes through.
+    """
 
     seed = player_seed(task.seed)
     policy_player = _PolicyPlayer(policy, task.instruction, seed)
@@ -96,8 +105,10 @@ def fight(policy: Policy, env: Environment, task: FightTask) -> FightResult:
         return policy_player
 
     watch = _Watch(len(env.action_names))
+    is_explained = explain and task.player not in NO_MODEL
+    log = HealthLog(env.action_names, task.seed, env.fps) if is_explained else None
     with contextlib.ExitStack() as stack:
-        observers: list[Any] = [watch]
+        observers: list[Any] = [watch] if log is None else [watch, log]
         if task.video is not None:
             film = Film(task.video, env, lambda: policy_player.probabilities, seed)
             observers.append(stack.enter_context(film))
@@ -118,6 +129,7 @@ def fight(policy: Policy, env: Environment, task: FightTask) -> FightResult:
         late=counts.get("late_ticks", slow) / ticks,
         counts=counts,
         latencies_ms=tuple(watch.latencies_ms),
+        health=None if log is None else log.close(died=info.get("outcome") == "lost"),
     )
 
 

@@ -31,6 +31,9 @@ class FightSetup(NamedTuple):
     adapter: Adapter = AS_IT_IS
     play: Mapping[str, Any] = {}
     """Keys of the section `play` that differ from the checkpoint's."""
+    explain: bool = False
+    """Whether the policy's fights are watched for what loses its health; the environment then gives
+    all of its attributes, not only those that the model reads."""
 
     def bundle(self) -> Bundle:
         """The checkpoint's bundle, with the settings of these fights."""
@@ -65,7 +68,7 @@ class _Fighter:
     def _fight(self, task: FightTask) -> FightResult | Failure:
         env = self._env or self._make_env()
         self._env, self._lost = env, None
-        have = functools.partial(fight, self._policy, env, task)
+        have = functools.partial(fight, self._policy, env, task, explain=self._setup.explain)
         result = attempt(have, task.player, task.seed)
         if isinstance(result, Failure):
             self._lost = result
@@ -74,7 +77,12 @@ class _Fighter:
 
     def _make_env(self) -> Environment:
         try:
-            return make_env(self._setup.env_id, self._policy.bundle, self._setup.adapter)
+            return make_env(
+                self._setup.env_id,
+                self._policy.bundle,
+                self._setup.adapter,
+                all_attributes=self._setup.explain,
+            )
         except UserError as error:
             if self._lost is None:
                 raise
@@ -168,19 +176,26 @@ def keep_fights(
     return fights
 
 
-def make_env(env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS) -> Environment:
+def make_env(
+    env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS, *, all_attributes: bool = False
+) -> Environment:
     """Makes the environment as a checkpoint needs it, and holds it against its contract.
+
+    With `all_attributes` it gives more of the game's state than the model reads.
 
     Raises:
         UserError: it can't be made, or what it shows or takes is not what the policy learned from.
     """
     spec, frame = bundle.spec, bundle.spec.frame
     attributes = spec.state if bundle.config.model.window().state else ()
-    wanted = Wanted(frame.width, frame.height, spec.actions, attributes, frame.fps)
+    wanted = Wanted(
+        frame.width, frame.height, spec.actions, None if all_attributes else attributes, frame.fps
+    )
     env = make(env_id, adapter, wanted)
+    has_all = set(attributes) <= set(env.attribute_names)
     offered = DataSpec(
         actions=env.action_names,
-        state=env.attribute_names,
+        state=attributes if has_all else env.attribute_names,
         frame=FrameContract(
             height=frame.height,
             width=frame.width,

@@ -1,16 +1,21 @@
 """What lost health is said to come from, for players that were made worse on purpose."""
 
+import json
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 
+from BC_training import rollout
 from BC_training.analysis.policy import lost_health
-from BC_training.analysis.policy.lost_health import HealthLog
+from BC_training.play.health_log import HealthLog
 from boss_arena.attributes import ACTIONS
 from boss_arena.moves import MOVES
+from gameplay_pipeline.environments.play import Tick
 from gameplay_pipeline.plumbing.errors import UserError
+from tests.support.commands import run
+from tests.support.made_policy import made_bundle, save_policy
 
 DODGE = ACTIONS.index("dodge_roll/dash")
 
@@ -30,10 +35,9 @@ def watched(seeds, worsen):
         while not info["outcome"]:
             pressed = np.array(expert.act(observation), bool)
             worsen(pressed, observation)
-            log(observation, pressed)
+            log(Tick(observation, pressed, pressed, 0.0))
             observation, _, _, _, info = env.step(pressed.astype(np.int8))
-        log.close(died=info["outcome"] == "lost")
-        logs.append(log)
+        logs.append(log.close(died=info["outcome"] == "lost"))
     return logs
 
 
@@ -59,19 +63,19 @@ def test_an_attack_that_the_player_does_not_know_is_named_first(tmp_path, capsys
 
     logs = watched(range(10), blind)
     assert lost_health.weaknesses(logs, ACTIONS)[0].what == f"animation {animation}"
-    lost_health.report(logs, ACTIONS, tmp_path / "why", is_bgr=False)
+    lost_health.report(logs, made_bundle().spec, tmp_path / "why")
     assert f"1. animation {animation}: " in capsys.readouterr().out
     assert (tmp_path / "why" / "lost_health.png").stat().st_size > 0
 
 
-def fed(rows, actions, dodge_ticks=(), attack_ticks=(), died=False):
+def fed(rows, actions, dodge_ticks=(), attack_ticks=()):
     """A log of made ticks: attributes, and ticks at which a button goes down."""
     log = HealthLog(actions, 0, 10.0)
     for tick, attributes in enumerate(rows):
         pressed = np.array([tick in dodge_ticks, tick in attack_ticks])
-        log({"frame": np.zeros((20, 30, 3), np.uint8), **attributes}, pressed)
-    log.close(died=died)
-    return log
+        observation = {"frame": np.zeros((20, 30, 3), np.uint8), **attributes}
+        log(Tick(observation, pressed, pressed, 0.0))
+    return log.close(died=False)
 
 
 def blow_at(tick, stamina=100.0):
@@ -112,3 +116,17 @@ def test_without_animations_and_dodges_it_groups_by_the_buttons():
 def test_without_health_it_says_what_there_is():
     with pytest.raises(UserError, match=r"tells no health of the player .*, only AMMO"):
         fed([{"AMMO": 1.0}], ("left", "shoot"))
+
+
+def test_the_command_explains_fights_of_a_policy_that_sees_pictures_only(tmp_path):
+    checkpoint = save_policy(tmp_path / "run", made_bundle())
+    done = run(
+        rollout.main, "--checkpoint", checkpoint, "--env", "boss_arena:BossArena-v0",
+        "--episodes", "1", "--no-baselines", "--workers", "1", "--explain", tmp_path / "why",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert "of a whole health in 1 fights" in done.out
+    assert "% of the lost health" in done.out
+    assert (tmp_path / "why" / "lost_health.png").is_file()
+    (fight,) = json.loads((checkpoint / "fights.json").read_text())["fights"]
+    assert "health" not in fight

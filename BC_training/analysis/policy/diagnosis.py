@@ -1,11 +1,10 @@
-"""What a checkpoint goes by, and where it goes wrong: beside the metrics, from the same split."""
+"""Tells what a checkpoint goes by and where it goes wrong, from the split that it is scored on."""
 
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from rich.table import Table
 
-from BC_training.analysis.plots import escaped
+from BC_training.analysis.policy import strip
 from BC_training.analysis.policy.replay import replay
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.common import console, metrics, onsets
@@ -26,19 +25,19 @@ NEAR = 8
 """Ticks within which a predicted press belongs to a true one."""
 
 FED_TICKS = 3000
-"""Of the split, that are replayed tick by tick."""
+"""How many ticks of the split are replayed one by one."""
 
 WORST = 20
-"""Missed presses that are shown."""
+"""How many missed presses are shown."""
 
 BEFORE = (8, 4, 0)
-"""Ticks before a missed press whose pictures are shown."""
+"""How many ticks before a missed press its pictures are from."""
 
 ROWS = 6
-"""Of an action: all its presses, and those during the commonest animations."""
+"""How many rows an action has: all its presses, and those during the commonest animations."""
 
 LEAST = 3
-"""Presses during an animation from which on it gets a row."""
+"""An animation with fewer presses gets no row."""
 
 
 def interventions(
@@ -156,32 +155,21 @@ def misses(
     return found[:WORST]
 
 
-def strip(
-    found: list[tuple[int, int, float]], dataset: Dataset, bundle: Bundle, file: Path
+def draw_misses(
+    worst: list[tuple[int, int, float]], dataset: Dataset, bundle: Bundle, file: Path
 ) -> None:
     """Draws missed presses, a row each: pictures up to the moment, and what was to be pressed."""
     rows = []
-    for sample, action, probability in found:
+    for sample, action, probability in worst:
         first = int(np.argmax(dataset.episode == dataset.episode[sample]))
         ticks = np.maximum(sample - np.array(BEFORE), first)
-        frames = dataset.frames(ticks)
-        if bundle.spec.frame.color_order != "BGR":
-            frames = frames[..., ::-1]
-        scale = 160 / frames.shape[2]
-        size = (160, round(scale * frames.shape[1]))
-        pictures = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
-        panel = np.full((size[1], 230, 3), 24, np.uint8)
         lines = (
-            escaped(bundle.spec.actions[action]),
+            bundle.spec.actions[action],
             f"{dataset.names[dataset.episode[sample]]}, tick {sample - first}",
             f"p {probability:.2f}, threshold {bundle.thresholds[action]:.2f}",
         )
-        for at, line in enumerate(lines):
-            cv2.putText(
-                panel, line, (6, 18 + 18 * at), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (230, 230, 230), 1
-            )
-        rows.append(np.hstack([*pictures, panel]))
-    cv2.imwrite(str(file), np.vstack(rows))
+        rows.append((list(dataset.frames(ticks)), lines))
+    strip.draw(rows, file, is_bgr=bundle.spec.frame.color_order == "BGR")
 
 
 def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path) -> None:
@@ -219,7 +207,7 @@ def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path)
     worst = misses(senses["as recorded"], dataset, bundle.thresholds)
     if worst:
         folder.mkdir(parents=True, exist_ok=True)
-        strip(worst, dataset, bundle, folder / "misses.png")
+        draw_misses(worst, dataset, bundle, folder / "misses.png")
         out.print(f"the {len(worst)} worst missed presses: {folder / 'misses.png'}")
 
 

@@ -8,18 +8,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from BC_training.analysis.plots import escaped
+from gameplay_pipeline.environments.adapter import resize
 
 WIDTH, TEXT_WIDTH = 160, 260
 """Pixels of a picture's width, and of the text beside it."""
 
 Row = tuple[Sequence[UInt8[np.ndarray, "_ _ 3"]], Sequence[str]]
 """Pictures of one size, and lines of text."""
-
-
-def shrunk(frame: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """A frame as wide as a row of `draw` shows it."""
-    height = round(WIDTH * frame.shape[0] / frame.shape[1])
-    return np.asarray(cv2.resize(frame, (WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def draw(rows: Iterable[Row], file: Path, *, is_bgr: bool) -> None:
@@ -32,7 +27,11 @@ def draw(rows: Iterable[Row], file: Path, *, is_bgr: bool) -> None:
     """
     drawn = []
     for pictures, lines in rows:
-        images = [shrunk(picture if is_bgr else picture[..., ::-1]) for picture in pictures]
+        images = [
+            resize(picture, WIDTH, round(WIDTH * picture.shape[0] / picture.shape[1]))
+            for picture in pictures
+        ]
+        images = [image if is_bgr else image[..., ::-1] for image in images]
         panel = np.full((len(images[0]), TEXT_WIDTH, 3), 24, np.uint8)
         for number, line in enumerate(lines):
             place, font = (6, 18 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX
