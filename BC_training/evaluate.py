@@ -16,9 +16,9 @@ from BC_training.analysis.policy import diagnosis
 from BC_training.checkpoints import store
 from BC_training.checkpoints.bundle import require_same
 from BC_training.common import console
-from BC_training.common.dataset import open_data
+from BC_training.common.dataset import Data, open_data
 from BC_training.training import optimizer, report
-from BC_training.training.evaluator import Evaluator
+from BC_training.training.evaluator import Evaluator, Predictions
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 
@@ -30,6 +30,7 @@ def evaluate(
     json: Path | None = None,
     diagnose: Path | None = None,
     timeline: Path | None = None,
+    cache_dir: Path | None = None,
 ) -> int:
     """Scores a checkpoint on a split of a dataset.
 
@@ -42,6 +43,8 @@ def evaluate(
             worst misses in this folder.
         timeline: also draw the true and the predicted buttons of the split's first episode there,
             as .png, .svg or .pdf.
+        cache_dir: where decoded frames are kept, by default the user's cache folder. What the
+            checkpoint says about folders is not followed.
     """
     if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
@@ -49,8 +52,8 @@ def evaluate(
         raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
     folder = store.locate(checkpoint)
     bundle, model = store.load_model(folder)
-    config = bundle.config
-    data = open_data(config, dataset, bundle.preprocess, splits=(split,))
+    config = bundle.config_here(dataset, None if cache_dir is None else str(cache_dir))
+    data = open_data(config, preprocess=bundle.preprocess, splits=(split,))
     require_same(bundle, data.spec, str(data.episodes.path))
     train, chosen = data.splits["train"], data.splits[split]
     if len(chosen) == 0:
@@ -70,19 +73,26 @@ def evaluate(
     if json is not None:
         json.write_text(json_format.dumps(rows, indent=2) + "\n")
     if timeline is not None:
-        from BC_training.analysis.policy import charts  # takes a second, so only where it is wanted
-
-        first = chosen.episode == 0
-        charts.timeline(
-            predictions.probabilities[first],
-            chosen.actions[first],
-            title=f"{chosen.names[0]} of the {split} split",
-            names=data.spec.actions,
-            thresholds=np.array(bundle.thresholds),
-            fps=data.spec.frame.fps,
-        ).savefig(timeline)
-        print(f"the timeline of {chosen.names[0]}: {timeline}")
+        _draw(predictions, data, split, bundle.thresholds, timeline)
     return 0
+
+
+def _draw(
+    predictions: Predictions, data: Data, split: str, thresholds: tuple[float, ...], file: Path
+) -> None:
+    from BC_training.analysis.policy import charts  # takes a second, so only where it is wanted
+
+    chosen = data.splits[split]
+    first = chosen.episode == 0
+    charts.timeline(
+        predictions.probabilities[first],
+        chosen.actions[first],
+        title=f"{chosen.names[0]} of the {split} split",
+        names=data.spec.actions,
+        thresholds=np.array(thresholds),
+        fps=data.spec.frame.fps,
+    ).savefig(file)
+    print(f"the timeline of {chosen.names[0]}: {file}")
 
 
 def main() -> int:

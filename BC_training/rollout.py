@@ -4,8 +4,10 @@ uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena
 """
 
 import contextlib
+import dataclasses
 import json as json_format
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import tyro
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import console
+from BC_training.common.config import EnvironmentConfig
 from BC_training.play.fight import FightResult
 from BC_training.play.fights import (
     FightSetup,
@@ -23,7 +26,7 @@ from BC_training.play.fights import (
     plan_fights,
 )
 from BC_training.play.summary import Summary, fight_tables
-from gameplay_pipeline.environments.adapter import AS_IT_IS, AdapterFlag
+from gameplay_pipeline.environments.adapter import AS_IT_IS, SIMULATED, Adapter, AdapterFlag
 from gameplay_pipeline.environments.players import NO_MODEL
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
@@ -106,7 +109,7 @@ def rollout(
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.
         env: a Gymnasium id such as boss_arena:BossArena-v0; by default the one that the
-            checkpoint's configuration names.
+            checkpoint's configuration names, if it is one of the project's simulated ones.
         episodes: fights of each player.
         seed: seed of the first fight; the next is one higher.
         json: where every fight goes; by default fights.json in the checkpoint's folder.
@@ -119,20 +122,17 @@ def rollout(
         play: keys of the section `play` of the configuration, as JSON, to decide otherwise than the
             checkpoint would: '{"rule": "sample"}'.
         adapter: what the environment doesn't say about itself, as JSON; by default the
-            section `environment` of the checkpoint's configuration, if it names the same `env`.
+            section `environment` of the checkpoint's configuration, if it names the same `env`, but
+            arguments only of the project's simulated ones.
         explain: also say what the policy loses its health to, with pictures of the worst blows in
             this folder.
     """
     _check_counts(episodes, workers)
     folder = checkpoints.locate(checkpoint)
-    settings = read_bundle(folder).config.environment
-    env = env or settings.id
-    if env is None:
-        raise UserError("--env: missing; the checkpoint's configuration names no environment")
-    own = settings.adapter() if env == settings.id else AS_IT_IS
+    env, offered = _environment(read_bundle(folder).config.environment, env)
     _check_outputs(json, video, explain)
     results = fight(
-        FightSetup(folder, env, adapter or own, _parsed(play), explain is not None),
+        FightSetup(folder, env, adapter or offered, _parsed(play), explain is not None),
         episodes=episodes,
         first_seed=seed,
         json_file=json or folder / "fights.json",
@@ -165,6 +165,37 @@ def _check_outputs(json: Path | None, video: Path | None, explain: Path | None) 
             raise UserError(f"--{name}: no folder {file.parent}")
     if explain is not None and explain.is_file():
         raise UserError(f"--explain: {explain} is a file; name a folder")
+
+
+def _environment(settings: EnvironmentConfig, env: str | None) -> tuple[str, Adapter]:
+    """The environment to fight in, and what a checkpoint's settings add to what it says about
+    itself.
+
+    A checkpoint may come from a stranger, and an environment's name is a module to import, its
+    arguments perhaps a machine to connect to: of other environments than the project's simulated
+    ones, both are taken from the command line alone.
+
+    Raises:
+        UserError: no environment is given, and the checkpoint names none that may be followed.
+    """
+    if env is None and settings.id is None:
+        raise UserError("--env: missing; the checkpoint's configuration names no environment")
+    if env is None and settings.id not in SIMULATED:
+        raise UserError(
+            f"--env: missing; the checkpoint names {settings.id}, which is not part of the project "
+            f"and is imported only if you say so: --env {settings.id}"
+        )
+    if env not in (None, settings.id):
+        return str(env), AS_IT_IS
+    adapter = settings.adapter()
+    if settings.id not in SIMULATED and adapter.arguments:
+        warnings.warn(
+            f"the checkpoint's environment.arguments are not followed; if you want them: "
+            f"--adapter '{json_format.dumps(adapter.plain())}'",
+            stacklevel=2,
+        )
+        adapter = dataclasses.replace(adapter, arguments={})
+    return str(settings.id), adapter
 
 
 def _parsed(play: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import DataSpec, Section
 from BC_training.networks.model import Model
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.plumbing.paths import is_url
 
 FORMAT = 2
 """Of what is written. Format 1, which is still read, has no digests."""
@@ -75,6 +76,29 @@ class Bundle(Section):
         raw = self.config.model_dump(mode="json")
         config = config_file.validate({**raw, "play": {**raw["play"], **play}}, "--play")
         return self.model_copy(update={"config": config})
+
+    def config_here(self, dataset: str | None, cache_dir: str | None) -> Config:
+        """The configuration, without what it says about the machine on which it was made: a
+        checkpoint may come from a stranger, who is not to choose what is written or asked here.
+
+        Args:
+            dataset: the dataset to use; None for the one that it was trained on.
+            cache_dir: where decoded frames are kept; None for the user's cache folder.
+
+        Raises:
+            UserError: the checkpoint's own dataset is on the network.
+        """
+        if dataset is None and is_url(self.config.dataset.path):
+            raise UserError(
+                f"the checkpoint was trained on {self.config.dataset.path}, which is only asked "
+                "for if you say so: give it as the dataset"
+            )
+        raw = self.config.model_dump(mode="json")
+        raw["dataset"]["path"] = dataset or raw["dataset"]["path"]
+        raw["dataset"]["cache_dir"] = cache_dir
+        for key, name in (("dataset", "stream_memory_gib"), ("system", "num_workers")):
+            del raw[key][name]
+        return config_file.validate(raw, "the checkpoint's configuration")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with a digest of all of it."""

@@ -65,6 +65,15 @@ class Adapter:
         return {name: value for name, value in plain.items() if value != default[name]}
 
 
+SIMULATED = frozenset(
+    {
+        "boss_arena:BossArena-v0",
+        "vizdoom_games:TakeCover-v0",
+        "vizdoom_games:DefendTheCenter-v0",
+    }
+)
+"""The project's environments that touch nothing outside of their process."""
+
 AS_IT_IS = Adapter()
 """For an environment that says everything about itself."""
 

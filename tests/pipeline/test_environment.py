@@ -1,5 +1,6 @@
 """Any environment in the dress of the house: frames, buttons, state and what is refused."""
 
+import dataclasses
 import json
 
 import cv2
@@ -181,11 +182,12 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     names = tuple(ADAPTER.actions)
     contract = {"width": 40, "height": 30, "color_order": "BGR", "resize": "area", "fps": 11.5}
     bundle = made_bundle(names, **contract)
-    section = {"id": BUFFERS, **ADAPTER.plain()}
-    folder = save_policy(
-        tmp_path, bundle.model_copy(update={"config": {**bundle.config, "environment": section}})
-    )
-    done = run(rollout.main, "--checkpoint", folder, "--episodes", "2", "--workers", "1")
+    adapter = dataclasses.replace(ADAPTER, arguments={})
+    environment = EnvironmentConfig(id=BUFFERS, **dataclasses.asdict(adapter))
+    config = bundle.config.model_copy(update={"environment": environment})
+    folder = save_policy(tmp_path, bundle.model_copy(update={"config": config}))
+    done = run(rollout.main, "--checkpoint", folder, "--env", BUFFERS, "--episodes", "2",
+               "--workers", "1")  # fmt: skip
     assert done.status == 0, done.err
     fights = json.loads((folder / "fights.json").read_text())
     # No boss, no outcome: neither is claimed.
