@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 MAX_AGE = 255.0
 """Ticks at which counting how long a value has lasted ends."""
@@ -12,10 +12,10 @@ MAX_AGE = 255.0
 class StateHistory(NamedTuple):
     """The S attributes of a game's state with their history; NumPy's arrays or JAX's."""
 
-    value: Float[Array | Any, "*axes S"]
-    age: Float[Array | Any, "*axes S"]
+    value: Float[Any, "*axes S"]
+    age: Float[Any, "*axes S"]
     """Ticks since the value began, `MAX_AGE` at most."""
-    change: Float[Array | Any, "*axes S"]
+    change: Float[Any, "*axes S"]
     """The difference from the value a tick before; zero at an episode's first tick."""
 
     def joined(self) -> Float[np.ndarray, "*axes 3*S"]:
@@ -23,7 +23,7 @@ class StateHistory(NamedTuple):
         return np.concatenate(self, axis=-1)
 
     @classmethod
-    def split(cls, columns: Float[Array | Any, "*axes 3*S"]) -> "StateHistory":
+    def split(cls, columns: Float[Any, "*axes 3*S"]) -> "StateHistory":
         """Takes apart what `joined` put together."""
         size = columns.shape[-1] // 3
         return cls(*(columns[..., part * size : (part + 1) * size] for part in range(3)))

@@ -52,8 +52,9 @@ class Vocabulary(Section):
     def index(self, values: Float[Array, "*axes"]) -> Int[Array, "*axes"]:
         """Where values stand in the vocabulary, 0 for those that don't."""
         # Compared with every value rather than searched for: an exported policy has no loops.
-        is_value = values[..., None] == np.array(self.values, np.float32)
-        return jnp.sum(is_value * np.arange(1, self.size, dtype=np.int32), axis=-1)
+        shape = (1,) * values.ndim + (-1,)
+        is_value = values[..., None] == np.array(self.values, np.float32).reshape(shape)
+        return jnp.sum(is_value * np.arange(1, self.size, dtype=np.int32).reshape(shape), axis=-1)
 
 
 class StateSchema(Section):

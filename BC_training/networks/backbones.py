@@ -222,6 +222,7 @@ class ResNet(Backbone):
 
     def __init__(self, config: ResNetConfig, channels: int, rngs: nnx.Rngs):
         self.weights = config.weights
+        self.max_pool = nnx.max_pool
         self.is_small = config.stem == "small"
         block, counts = RESNETS[config.depth]
 
@@ -249,7 +250,7 @@ class ResNet(Backbone):
         x = nnx.relu(self.conv1(images, rngs))
         if not self.is_small:
             padding: Any = ((1, 1), (1, 1))  # annotated as a text in Flax, which takes both
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+            x = self.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
             x = block(x, rngs)
         return x

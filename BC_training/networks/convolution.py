@@ -8,6 +8,7 @@ a few shifted copies of the map, and are written so here. On a CPU that trains w
 go once that benchmark, run again with each new JAX, says so.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -68,6 +69,18 @@ def convolve(
     if one_by_one or (larger and feature_group_count == 1):
         return lax.platform_dependent(images, kernel, cpu=by_shifts, default=whole)
     return whole(images, kernel)
+
+
+def max_pool_by_shifts(
+    images: Float[Array, "B H W C"],
+    window_shape: tuple[int, int],
+    strides: tuple[int, int],
+    padding: Sequence[tuple[int, int]],
+) -> Float[Array, "B h w C"]:
+    """Computes `nnx.max_pool` as the maximum of shifted copies of the map, for converters that know
+    no other pooling."""
+    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+    return functools.reduce(jnp.maximum, _shifted(padded, window_shape, strides))
 
 
 def _outputs(padded: Sequence[int], sizes: Sequence[int], strides: Sequence[int]) -> list[int]:

@@ -9,7 +9,7 @@ import scipy.stats
 from rich.table import Table
 
 from BC_training.common import console
-from BC_training.play.fight import FightResult, percentiles
+from ranni_player.fight import FightResult, percentiles
 
 RESAMPLES = 10_000
 

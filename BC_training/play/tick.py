@@ -32,6 +32,8 @@ class PolicyTick:
     bundle: Bundle
     graph: Any
     """The structure of the model, whose arrays each method takes as `state`."""
+    precision: str = "float32"
+    """Data type in which the model computes; that of `state`."""
 
     def begin(self, state: Any, raw: RawObservation) -> Memory:
         """Returns the memory before a fight's first tick; of `raw` only the shapes count."""
@@ -56,13 +58,17 @@ class PolicyTick:
         first = jnp.broadcast_to(features, later.shape)
         kept, age = jnp.where(memory.age < 0, first, later), memory.age + 1
         logits = decode_kept(model, window, kept, age)
-        plans = jnp.concatenate([jax.nn.sigmoid(logits), memory.plans[:-1]])
+        plans = jax.nn.sigmoid(logits.astype(jnp.float32))
+        plans = jnp.concatenate([plans, memory.plans[:-1]])
         decay = play.ensemble_decay if play.chunk == "ensemble" else np.inf
         return combine_plans(plans, age, decay), Memory(kept, plans, age)
 
     def _encode(self, state: Any, raw: RawObservation) -> Float[Array, "1 1 F"]:
         model = nnx.merge(self.graph, state, copy=True)
         now: Observation = jax.tree.map(lambda x: x[:, 0], self.bundle.preprocess(raw))
+        now = jax.tree.map(
+            lambda x: x.astype(self.precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, now
+        )
         return model.encode(now, None)[:, None]
 
 

@@ -1,0 +1,113 @@
+"""A checkpoint that plays a game on another machine, over a WebSocket.
+
+uv run -m BC_training.serve --checkpoint checkpoints/pure_cnn --port 8765
+"""
+
+import dataclasses
+import hmac
+import ipaddress
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tyro
+from aiohttp import WSMsgType, web
+
+from BC_training.play.description import describe_policy
+from BC_training.play.policy import Policy
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.remote import TOKEN, pack_decision, unpack_tick
+
+
+def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
+    """Answers a player's observations with what to press. It serves one client at a time.
+
+    Args:
+        checkpoint: a checkpoint, or a run's folder for its best one.
+        port: where to listen.
+        host: the address to listen at. Any but this machine's own loopback needs a token in the
+            environment variable RANNI_TOKEN, which the player has to know too.
+    """
+    token = os.environ.get(TOKEN)
+    if not _is_loopback(host) and not token:
+        raise UserError(f"--host {host}: others could connect; set the variable {TOKEN} to a token")
+    server = PolicyServer(Policy.load(checkpoint), token)
+    app = web.Application()
+    app.router.add_get("/", server.handle)
+    print(f"serving {checkpoint} at ws://{host}:{port}", flush=True)
+    web.run_app(app, host=host, port=port, print=None, handle_signals=False)
+    return 0
+
+
+class PolicyServer:
+    """One policy for one client at a time."""
+
+    def __init__(self, policy: Policy, token: str | None):
+        self._policy, self._token = policy, token
+        self._manifest = describe_policy(policy.bundle)
+        self._is_taken = False
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serves a client until it leaves."""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self._token and not hmac.compare_digest(given.encode(), self._token.encode()):
+            raise web.HTTPUnauthorized(reason=f"wrong or no token; set {TOKEN}")
+        # Browsers send an origin; a page must not reach a policy on this machine.
+        if "Origin" in request.headers:
+            raise web.HTTPForbidden(reason="pages in a browser are not served")
+        if self._is_taken:
+            raise web.HTTPConflict(reason="another player is connected")
+        self._is_taken = True
+        try:
+            socket = web.WebSocketResponse(heartbeat=10, max_msg_size=64 << 20)
+            await socket.prepare(request)
+            await socket.send_json(dataclasses.asdict(self._manifest))
+            async for message in socket:
+                await self._answer(socket, message.type, message.data)
+            return socket
+        finally:
+            self._is_taken = False
+
+    async def _answer(self, socket: web.WebSocketResponse, kind: WSMsgType, data: Any) -> None:
+        try:
+            if kind is WSMsgType.BINARY:
+                observation = unpack_tick(data, self._manifest.spec())
+                began = time.perf_counter()
+                decision = self._policy.act(observation)
+                milliseconds = 1000 * (time.perf_counter() - began)
+                await socket.send_bytes(pack_decision(decision, milliseconds))
+            elif kind is WSMsgType.TEXT:
+                self._policy.reset(**_reset_of(data))
+                await socket.send_json({})
+        except UserError as error:
+            await socket.send_json({"error": str(error)})
+
+
+def _reset_of(text: str) -> dict[str, Any]:
+    try:
+        raw = json.loads(text)
+        instruction, seed = raw["instruction"], raw["seed"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"a reset must be JSON with instruction and seed: {error}") from error
+    if not isinstance(instruction, str | None) or not isinstance(seed, int) or seed < 0:
+        raise UserError("a reset's instruction must be a text or null, its seed a number from 0")
+    return {"instruction": instruction, "seed": seed}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def main() -> int:
+    return tyro.cli(serve, use_underscores=True, prog="python -m BC_training.serve")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, "the server has ended"))

@@ -1,0 +1,113 @@
+"""The manifest of an exported policy: all that a player must know besides the network."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.observations import ObservationSpec
+
+FORMAT = 1
+NETWORK, MANIFEST, GOLDEN = "policy.onnx", "manifest.json", "golden.npz"
+"""The files of a folder. The manifest names none, so that nothing outside is ever read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What is in `manifest.json`, readable by a person."""
+
+    model: str
+    actions: list[str]
+    """The A buttons, in the order of the network's outputs."""
+    rule: str
+    """threshold or sample, as in the section `play` of the configuration."""
+    thresholds: list[float]
+    """Probability from which each action is pressed."""
+    frame: dict[str, Any]
+    """The frame contract: height, width, channels, color_order, resize, fps."""
+    attributes: list[str]
+    """The S attributes of the game's state that the network reads; empty where it reads none."""
+    state: dict[str, Any] | None
+    """What the network makes of the attributes, with its vocabularies; for people to read."""
+    past_actions: bool
+    """Whether the network reads what was pressed one tick before."""
+    instructions: dict[str, list[int]]
+    """Tokens of each instruction the policy can be given, the default first; empty where it takes
+    none."""
+    inputs: dict[str, list[Any]]
+    """Shape and data type of each input that describes a tick."""
+    memory: dict[str, list[Any]]
+    """Shape and data type of what the network carries from tick to tick, first zeros, `age` -1."""
+    precision: str
+    golden: str
+    """Where the golden frames are from."""
+    network_sha256: str
+    golden_sha256: str
+    revision: str
+    """The code's revision."""
+    versions: dict[str, str]
+    proof: dict[str, Any]
+    """How the network compared with the original at its export."""
+    format: int = FORMAT
+
+    def spec(self) -> ObservationSpec:
+        """Returns what the policy reads of an observation."""
+        frame = self.frame
+        return ObservationSpec(
+            (frame["height"], frame["width"], frame["channels"]),
+            len(self.actions),
+            tuple(self.attributes),
+            self.past_actions,
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes the manifest with a digest of all of it."""
+        raw = dataclasses.asdict(self)
+        text = json.dumps({**raw, "sha256": _digest(raw)}, indent=2)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads the manifest of an exported policy, and verifies the files beside it.
+
+    Raises:
+        UserError: it is missing, of another version or edited, or a file beside it has changed.
+    """
+    file = folder / MANIFEST
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: no manifest of an exported policy: {error}") from error
+    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+        version = raw.get("format") if isinstance(raw, dict) else None
+        raise UserError(
+            f"{file}: its format is {version!r}, this player reads {FORMAT}; export the checkpoint "
+            "again with the version of the project that plays it"
+        )
+    digest = raw.pop("sha256", None)
+    names = {field.name for field in dataclasses.fields(Manifest)}
+    if digest != _digest(raw) or raw.keys() != names:
+        raise UserError(f"{file}: it was changed after the export; export the checkpoint again")
+    manifest = Manifest(**raw)
+    for name, expected in ((NETWORK, raw["network_sha256"]), (GOLDEN, raw["golden_sha256"])):
+        if file_digest(folder / name) != expected:
+            raise UserError(f"{folder / name}: it is not the file that was exported")
+    return manifest
+
+
+def file_digest(file: Path) -> str:
+    """Returns the SHA-256 of a file in hexadecimal.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: can't be read: {error}") from error
+
+
+def _digest(raw: Any) -> str:
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
