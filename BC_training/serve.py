@@ -8,6 +8,7 @@ import hmac
 import ipaddress
 import json
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
 
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.
-        port: where to listen.
+        port: where to listen; 0 for any that is free.
         host: the address to listen at. Any but this machine's own loopback needs a token in the
             environment variable RANNI_TOKEN, which the player has to know too.
     """
@@ -38,8 +39,13 @@ def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
     server = PolicyServer(Policy.load(checkpoint), token)
     app = web.Application()
     app.router.add_get("/", server.handle)
-    print(f"serving {checkpoint} at ws://{host}:{port}", flush=True)
-    web.run_app(app, host=host, port=port, print=None, handle_signals=False)
+    try:
+        listener = socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(f"--port {port}: can't listen at {host}: {error}") from error
+    address = f"ws://{host}:{listener.getsockname()[1]}"
+    print(f"serving {checkpoint} at {address}", flush=True)
+    web.run_app(app, sock=listener, print=None, handle_signals=False)
     return 0
 
 
@@ -63,28 +69,28 @@ class PolicyServer:
             raise web.HTTPConflict(reason="another player is connected")
         self._is_taken = True
         try:
-            socket = web.WebSocketResponse(heartbeat=10, max_msg_size=64 << 20)
-            await socket.prepare(request)
-            await socket.send_json(dataclasses.asdict(self._manifest))
-            async for message in socket:
-                await self._answer(socket, message.type, message.data)
-            return socket
+            client = web.WebSocketResponse(heartbeat=10, max_msg_size=64 << 20)
+            await client.prepare(request)
+            await client.send_json(dataclasses.asdict(self._manifest))
+            async for message in client:
+                await self._answer(client, message.type, message.data)
+            return client
         finally:
             self._is_taken = False
 
-    async def _answer(self, socket: web.WebSocketResponse, kind: WSMsgType, data: Any) -> None:
+    async def _answer(self, client: web.WebSocketResponse, kind: WSMsgType, data: Any) -> None:
         try:
             if kind is WSMsgType.BINARY:
                 observation = unpack_tick(data, self._manifest.spec())
                 began = time.perf_counter()
                 decision = self._policy.act(observation)
                 milliseconds = 1000 * (time.perf_counter() - began)
-                await socket.send_bytes(pack_decision(decision, milliseconds))
+                await client.send_bytes(pack_decision(decision, milliseconds))
             elif kind is WSMsgType.TEXT:
                 self._policy.reset(**_reset_of(data))
-                await socket.send_json({})
+                await client.send_json({})
         except UserError as error:
-            await socket.send_json({"error": str(error)})
+            await client.send_json({"error": str(error)})
 
 
 def _reset_of(text: str) -> dict[str, Any]:

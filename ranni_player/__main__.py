@@ -4,6 +4,7 @@ uv run --only-group play -m ranni_player --policy exported --env boss_arena:Boss
 """
 
 import contextlib
+import dataclasses
 import json as json_format
 import os
 import sys
@@ -28,63 +29,82 @@ from ranni_player.player import Player
 from ranni_player.remote import TOKEN, RemotePlayer
 
 
-def play(
-    policy: str,
-    env: str | None = None,
-    episodes: int = 1,
-    seed: int = 1_000_000,
-    provider: str = "CPU",
-    check: bool = False,
-    json: Path | None = None,
-    instruction: str | None = None,
-    adapter: AdapterFlag = AS_IT_IS,
-) -> int:
-    """Has an exported policy fight.
+@dataclasses.dataclass(frozen=True)
+class Play:
+    """Has an exported policy fight."""
 
-    Args:
-        policy: a folder that BC_training.export wrote, or ws://HOST:PORT of BC_training.serve. The
-            server's token is read from the environment variable RANNI_TOKEN.
-        env: a Gymnasium id such as boss_arena:BossArena-v0.
-        episodes: how many fights.
-        seed: seed of the first fight; the next is one higher.
-        provider: onnxruntime's execution provider, such as CPU, CUDA or Dml.
-        check: replay the golden frames on this machine and measure latency first.
-        json: where the fights go.
-        instruction: how to play, for models that read it.
-        adapter: what the environment doesn't say about itself, as JSON.
-    """
-    if episodes < 1:
-        raise UserError(f"--episodes: {episodes} is not at least 1")
-    if env is None and not check:
-        raise UserError("--env: missing; or give --check alone, to try the policy on this machine")
-    with contextlib.ExitStack() as stack:
-        player: Player | RemotePlayer
-        if policy.startswith(("ws://", "wss://")):
-            if check:
-                raise UserError("--check: a policy on another machine has no golden frames here")
-            player = stack.enter_context(RemotePlayer(policy, os.environ.get(TOKEN)))
-        else:
-            player = Player.load(policy, provider)
-            if check:
-                result = checks.replay(player, checks.read_golden(player))
-                print(checks.report(player, result))
-                result.require_same(player.manifest.precision)
-        if env is None:
-            return 0
-        player.reset(instruction)  # refused before the first fight, if at all
-        game = stack.enter_context(contextlib.closing(make_env(env, player, adapter)))
+    policy: str
+    """A folder that BC_training.export wrote, or ws://HOST:PORT of BC_training.serve. The server's
+    token is read from the environment variable RANNI_TOKEN."""
+    env: str | None = None
+    """A Gymnasium id such as boss_arena:BossArena-v0."""
+    episodes: int = 1
+    """How many fights."""
+    seed: int = 1_000_000
+    """Seed of the first fight; the next is one higher."""
+    provider: str = "CPU"
+    """onnxruntime's execution provider, such as CPU, CUDA or Dml."""
+    check: bool = False
+    """Replay the golden frames on this machine and measure latency first."""
+    json: Path | None = None
+    """Where the fights go."""
+    instruction: str | None = None
+    """How to play, for models that read it."""
+    adapter: AdapterFlag = AS_IT_IS
+    """What the environment doesn't say about itself, as JSON."""
+
+    def run(self) -> int:
+        """Checks and fights, as told.
+
+        Raises:
+            UserError: the policy or the environment is refused, or the connection is lost.
+        """
+        if self.episodes < 1:
+            raise UserError(f"--episodes: {self.episodes} is not at least 1")
+        if self.env is None and not self.check:
+            raise UserError(
+                "--env: missing; or give --check alone, to try the policy on this machine"
+            )
+        with contextlib.ExitStack() as stack:
+            player = self._load(stack)
+            if self.check:
+                check_here(player)
+            if self.env is not None:
+                player.reset(self.instruction)  # refused before the first fight, if at all
+                env = make_env(self.env, player, self.adapter)
+                self._fight(player, stack.enter_context(contextlib.closing(env)))
+        return 0
+
+    def _load(self, stack: contextlib.ExitStack) -> Player | RemotePlayer:
+        if self.policy.startswith(("ws://", "wss://")):
+            return stack.enter_context(RemotePlayer(self.policy, os.environ.get(TOKEN)))
+        return Player.load(self.policy, self.provider)
+
+    def _fight(self, player: Player | RemotePlayer, env: Environment) -> None:
         results: list[FightResult] = []
-        for number in range(seed, seed + episodes):
-            play_as = PolicyPlayer(player, instruction, player_seed(number))
-            results.append(watch_fight(game, lambda _, play_as=play_as: play_as, policy, number))
+        for seed in range(self.seed, self.seed + self.episodes):
+            policy_player = PolicyPlayer(player, self.instruction, player_seed(seed))
+            results.append(watch_fight(env, lambda _, it=policy_player: it, self.policy, seed))
             print(describe(results[-1]), flush=True)
-            if json is not None:
-                text = json_format.dumps([each.plain() for each in results], indent=2)
-                json.write_text(text + "\n", encoding="utf-8")
+            if self.json is not None:
+                text = json_format.dumps([result.plain() for result in results], indent=2)
+                self.json.write_text(text + "\n", encoding="utf-8")
         if isinstance(player, RemotePlayer):
             p50, p95, p99 = percentiles(player.inference_ms).values()
             print(f"of that on the other machine: p50 {p50:.2f} ms, p95 {p95:.2f}, p99 {p99:.2f}")
-    return 0
+
+
+def check_here(player: Player | RemotePlayer) -> None:
+    """Replays the golden frames and prints how it went.
+
+    Raises:
+        UserError: the policy decides otherwise on this machine, or is on another one.
+    """
+    if isinstance(player, RemotePlayer):
+        raise UserError("--check: a policy on another machine has no golden frames here")
+    result = checks.replay(player, checks.read_golden(player))
+    print(checks.report(player, result))
+    result.require_same(player.manifest.precision)
 
 
 def make_env(env_id: str, player: Player | RemotePlayer, adapter: AdapterFlag) -> Environment:
@@ -121,7 +141,7 @@ def describe(fight: FightResult) -> str:
 
 
 def main() -> int:
-    return tyro.cli(play, use_underscores=True, prog="python -m ranni_player")
+    return tyro.cli(Play, use_underscores=True, prog="python -m ranni_player").run()
 
 
 if __name__ == "__main__":
