@@ -84,10 +84,11 @@ class Play:
         results: list[FightResult] = []
         for seed in range(self.seed, self.seed + self.episodes):
             policy_player = PolicyPlayer(player, self.instruction, player_seed(seed))
-            results.append(watch_fight(env, lambda _, it=policy_player: it, self.policy, seed))
-            print(describe(results[-1]), flush=True)
+            result, _ = watch_fight(env, lambda _, it=policy_player: it, self.policy, seed)
+            results.append(result)
+            print(describe(result), flush=True)
             if self.json is not None:
-                text = json_format.dumps([result.plain() for result in results], indent=2)
+                text = json_format.dumps([fight.plain() for fight in results], indent=2)
                 self.json.write_text(text + "\n", encoding="utf-8")
         if isinstance(player, RemotePlayer):
             p50, p95, p99 = percentiles(player.inference_ms).values()

@@ -13,7 +13,7 @@ import jax
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle, read_bundle, require_same
 from BC_training.common.types import DataSpec, FrameContract
-from BC_training.play.fight import FightTask, fight
+from BC_training.play.fight import FightResult, FightTask, fight
 from BC_training.play.policy import Policy
 from BC_training.play.summary import Summary, summarize
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment, Wanted, make
@@ -21,7 +21,6 @@ from gameplay_pipeline.environments.play import Failure, attempt
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import WorkerDied, in_worker_processes, usable_cores
-from ranni_player.fight import FightResult
 
 
 class FightSetup(NamedTuple):

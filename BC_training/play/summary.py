@@ -9,7 +9,8 @@ import scipy.stats
 from rich.table import Table
 
 from BC_training.common import console
-from ranni_player.fight import FightResult, percentiles
+from BC_training.play.fight import FightResult
+from ranni_player.fight import percentiles
 
 RESAMPLES = 10_000
 
