@@ -19,9 +19,9 @@ from BC_training.analysis.policy.replay import Replayed, replay
 from BC_training.analysis.policy.saliency import Saliency
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import require_same
-from BC_training.common.dataset import instruction_of
 from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.game_state import ANIMATION, BODIES, RATIO
+from BC_training.common.tables import instruction_of
 from BC_training.common.types import DataSpec
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing import command
