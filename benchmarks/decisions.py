@@ -30,10 +30,6 @@ RULES: dict[str, list[dict[str, Any]]] = {
     "state_vision": [
         {},
         {"rule": "sample"},
-        {"rule": "sample", "temperature": 0.5},
-        {"hysteresis": 0.3},
-        {"min_hold": 3},
-        {"min_release": 3},
     ],
     "vla": [{}, {"chunk": "ensemble"}, {"chunk": "ensemble", "ensemble_decay": 1.0}],
 }

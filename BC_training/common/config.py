@@ -18,6 +18,10 @@ RETIRED = {
     "training.steps_per_dispatch": "steps go to the device one by one; the result is the same",
     "training.oversample_rare": "it made no measured policy better",
     "training.loss.class_weights": "class weights are always the inverse frequencies",
+    "play.temperature": "sampling with it won no more fights",
+    "play.hysteresis": "it halved the fights won",
+    "play.min_hold": "it won no more fights",
+    "play.min_release": "it won no more fights",
 }
 """Keys of earlier versions that are ignored with a warning, and why."""
 
@@ -55,7 +59,7 @@ class DatasetConfig(Section):
     val_ratio: float = Field(default=0.1, ge=0, le=1)
     """Share of the episodes to validate on; what is left over is the test split."""
     split_seed: int = Field(default=42, ge=0)
-    """Seed of the shuffle that splits the episodes."""
+    """Seed of the shuffle that splits the episodes; runs that are compared need the same."""
     normalize_frames: bool = True
     """Standardise frames per channel with the training split's mean and deviation; otherwise
     frames are only scaled to [0, 1]."""
@@ -67,12 +71,13 @@ class DatasetConfig(Section):
     """Where decoded frames live: in the accelerator's memory, in a file on disk, or decoded anew
     each time in bounded memory. auto takes the first of these that they fit in."""
     cache_dir: Annotated[str | None, FREE] = None
-    """Where decoded frames are kept; null is the user's cache folder."""
+    """The folder in which decoded frames are kept when residency is cache; null is the user's cache
+    folder."""
     stream_memory_gib: Annotated[float, FREE] = Field(default=4.0, gt=0)
     """Bound on decoded frames in memory when residency is stream."""
     shuffle_buffer: int = Field(default=4096, ge=1)
-    """Ticks among which samples are shuffled where a chunk of the dataset holds several frames;
-    with one frame a chunk, each epoch is one shuffle of all."""
+    """Ticks among which samples are shuffled where a zarr chunk of the dataset holds several
+    frames; with one frame a chunk, each epoch is one shuffle of all."""
     instruction: str | None = None
     """What the player tried to do, in plain words, in episodes that don't say it themselves; only
     models that read instructions need it."""
@@ -110,9 +115,10 @@ class LossConfig(Section):
     type: Literal["bce", "focal"] = "bce"
     """Binary cross-entropy per action; focal: what is easy already counts less."""
     focal_gamma: float = Field(default=2.0, gt=0)
-    """How much less, when type is focal."""
+    """How much less easy actions count when type is focal."""
     onset_weight: float = Field(default=0.0, ge=0)
-    """Ticks at which any button changes count 1 plus this."""
+    """Ticks at which any button changes count 1 plus this: what a policy must get right is when to
+    press."""
 
 
 class MirrorConfig(Section):
@@ -120,11 +126,11 @@ class MirrorConfig(Section):
     but do little harm; animations that name a side do more."""
 
     probability: float = Field(default=0.0, ge=0, le=1)
-    """Of a sample being mirrored."""
+    """How probable it is that a sample is mirrored."""
     actions: tuple[tuple[str, str], ...] = ()
     """Pairs of actions that mirroring swaps, such as [move_left, move_right]."""
     state: tuple[str, ...] = ()
-    """State features whose sign mirroring turns. Those made of Elden Ring's attributes: left,
+    """State features whose sign mirroring turns round. Those made of Elden Ring's attributes: left,
     facing_sin, npc_facing_sin, hero_speed_left, npc_speed_left."""
 
 
@@ -146,20 +152,25 @@ class AugmentationConfig(Section):
 
 class TrainingConfig(Section):
     batch_size: int = Field(default=32, ge=1)
+    """Samples in a step, on all devices together."""
     accumulation: int = Field(default=1, ge=1)
     """Parts that a batch is worked through in, one after the other, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What a model computes in. Parameters, losses and updates are float32 in any case."""
     num_epochs: Annotated[int, FREE] = Field(default=50, ge=1)
+    """Passes over the training split."""
     learning_rate: float = Field(default=1e-3, gt=0)
+    """Learning rate after the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Weight decay of AdamW."""
     lr_schedule: ScheduleConfig = ScheduleConfig()
     loss: LossConfig = LossConfig()
-    use_class_weights: bool = True
+    use_class_weights: bool = False
     """Weight each action's loss by the inverse of its frequency, so that rare ones count as much as
-    common ones."""
+    common ones. Measured: onset F1 0.558 instead of 0.651, and no more of the boss's health removed
+    (docs/results.md); pure_cnn has it, as the project began."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    """Targets become (1 - s) y + s / 2."""
+    """Targets y become (1 - s) y + s / 2 with this s, against overconfidence."""
     grad_clip_norm: float | None = Field(default=1.0, gt=0)
     """Global norm that gradients are clipped to; null for none."""
     ema_decay: float | None = Field(default=None, gt=0, lt=1)
@@ -196,6 +207,7 @@ class TrainingConfig(Section):
 
 class EvaluationConfig(Section):
     eval_every_n_epochs: Annotated[int, FREE] = Field(default=1, ge=1)
+    """Epochs from one evaluation on the validation split to the next."""
     metrics_threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which the metrics count a button as pressed. Play uses thresholds that
     are calibrated per action on the validation split and saved in the checkpoint."""
@@ -237,14 +249,6 @@ class PlayConfig(Section):
     rule: Literal["threshold", "sample"] = "threshold"
     """threshold: press what is as probable as the action's threshold, which is calibrated on the
     validation split. sample: press with the probability itself."""
-    temperature: float = Field(default=1.0, gt=0)
-    """Of sampling: below 1 what is likely becomes likelier."""
-    hysteresis: float = Field(default=0.0, ge=0, lt=1)
-    """A button that is down stays so until its probability is this share below its threshold."""
-    min_hold: int = Field(default=1, ge=1)
-    """Ticks for which a button that went down stays down."""
-    min_release: int = Field(default=1, ge=1)
-    """Ticks for which a button that was let go of stays up."""
     chunk: Literal["replan", "ensemble"] = "replan"
     """When several ticks are predicted: press what is predicted for now, or the mean of all that
     was predicted for this tick until now."""
@@ -254,13 +258,14 @@ class PlayConfig(Section):
 
 class EnvironmentConfig(Section):
     id: str | None = None
-    """A Gymnasium id such as boss_arena:BossArena-v0, or null."""
+    """The environment that is recorded and fought in: a Gymnasium id such as
+    boss_arena:BossArena-v0; null for none."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Its keyword arguments."""
+    """Keyword arguments that the environment is made with."""
     frame: str = "frame"
-    """The entry of its observation that is the image."""
+    """The entry of the environment's observation that is the image."""
     color_order: Literal["RGB", "BGR"] | None = None
-    """Of that image; null is what the environment says, or else RGB."""
+    """Order of the image's colours; null is what the environment says, or else RGB."""
     state: tuple[str, ...] | None = None
     """Attributes that make the state, entry.1 being the second value of an entry; null is those
     that the environment names, or else all its scalars."""
@@ -284,14 +289,19 @@ class EnvironmentConfig(Section):
 
 class LoggingConfig(Section):
     use_wandb: bool = False
+    """Log to Weights & Biases, besides metrics.jsonl, which is always written."""
     wandb_project: str = "project-ranni"
+    """The project there."""
     wandb_entity: str | None = None
+    """The team or user there; null is the user's default."""
     wandb_run_name: str | None = None
+    """The run's name there; null lets the service make one up."""
     wandb_artifact: bool = False
     """Upload the best checkpoint when the run ends."""
     tensorboard: bool = False
     """Write for TensorBoard, into the run's folder."""
     log_every_n_steps: int = Field(default=50, ge=1)
+    """Steps from one logged training loss to the next."""
     log_gradients: bool = False
     """Log the gradient norm of each parameter array."""
 
@@ -304,6 +314,7 @@ class LoggingConfig(Section):
 
 class SystemConfig(Section):
     seed: int = Field(default=42, ge=0, lt=2**31)
+    """Seed of parameters, sample order, dropout and augmentation."""
     num_workers: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Reader threads; null is one for each processor core, up to 8. Batches do not depend on it."""
 

@@ -341,6 +341,8 @@ def _explain(schema: type[BaseModel], detail: Any) -> str:
             names = ", ".join(name for name in kinds[kind].model_fields if name != "type")
             return f"{key}: no key of the type {kind}, whose keys are {names}"
         case "extra_forbidden":
+            if key in RETIRED:
+                return f"{key}: retired: {RETIRED[key]}"
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
             hint = f"; the nearest known one is {near[0]}" if near else ""
             return f"{key}: unknown key{hint}"

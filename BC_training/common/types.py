@@ -79,7 +79,7 @@ class ModelConfig(Section):
     """A whole-numbered state attribute, such as NpcAnimId, that the encoding of each tick must tell
     besides while training. Play needs no state for it."""
     auxiliary_weight: float = Field(default=0.1, gt=0)
-    """Of the auxiliary loss against that of the actions."""
+    """How much the auxiliary loss counts against that of the actions."""
 
     def window(self) -> WindowSpec:
         """The window this model needs, as configured."""
