@@ -26,6 +26,7 @@ from BC_training.checkpoints import state as states
 from BC_training.checkpoints.bundle import Bundle, build, read_bundle
 from BC_training.checkpoints.state import TrainState, flatten, unflatten
 from BC_training.common import metrics
+from BC_training.common.accelerator import first_device
 from BC_training.common.config import BY_FIGHTS
 from BC_training.networks.model import Model
 from gameplay_pipeline.plumbing.errors import DataError, UserError
@@ -245,7 +246,7 @@ def _read_item(folder: Path, name: str, like: Any, bundle: Bundle) -> Any:
     those of `like` are, or else to the first one, whichever wrote them.
     """
     wanted, path = flatten(like), (folder / name).resolve()
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    first = jax.sharding.SingleDeviceSharding(first_device())
     damaged = f"{folder}: this checkpoint is damaged: "
     with contextlib.ExitStack() as stack:
         try:

@@ -16,6 +16,7 @@ from BC_training.checkpoints.bundle import Bundle, build, read_bundle, require_s
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import console
+from BC_training.common.accelerator import first_device
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data, open_data
 from BC_training.common.types import Batch
@@ -81,7 +82,7 @@ def init_state(config: Config, model: Model, optimizer: optax.GradientTransforma
         average=jax.tree.map(jnp.copy, (params, rest)) if averaged else None,
     )
     # All bound to the device, as what the step returns is: a mix would have it compiled twice.
-    return jax.device_put(state, jax.local_devices()[0])
+    return jax.device_put(state, first_device())
 
 
 class Trainer:
@@ -353,7 +354,7 @@ class Trainer:
 
 def _refuse_precision(config: Config) -> None:
     """Refuses bfloat16 on a GPU that would only emulate it."""
-    device = jax.devices()[0]
+    device = first_device()
     # Only GPUs have a compute capability; bfloat16 came with the eighth.
     capability = float(getattr(device, "compute_capability", 8.0))
     if config.training.precision == "bfloat16" and capability < 8.0:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
 
+from BC_training.common.accelerator import first_device
 from BC_training.common.episodes import Episodes
 from BC_training.common.frames import cached
 from BC_training.common.frames.base import GIB, FrameStore
@@ -74,7 +75,7 @@ def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[DeviceFrame
 
 def free_memory() -> int | None:
     """Bytes free on the accelerator; None where there is none or it does not say."""
-    device = jax.local_devices()[0]
+    device = first_device()
     statistics = None if device.platform == "cpu" else device.memory_stats()
     if not statistics or "bytes_limit" not in statistics:
         return None
