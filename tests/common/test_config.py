@@ -1,16 +1,14 @@
 """The configuration: YAML, overrides, and what is refused."""
 
-import ast
 from pathlib import Path
-from typing import get_args
 
-import pydantic
 import pytest
 
 from BC_training import models
 from BC_training.common import config as configs
 from BC_training.common import config_file
 from gameplay_pipeline.plumbing.errors import UserError
+from tests.support import config_reads
 
 PACKAGE = Path(configs.__file__).parent.parent
 MINIMAL = "dataset:\n  path: d.zarr\nmodel:\n  name: pure_cnn\n"
@@ -253,32 +251,21 @@ def test_a_missing_file_lists_the_shipped_ones():
         config_file.load("nope.yaml")
 
 
-def fields(schema: type[pydantic.BaseModel], section: str = ""):
-    for name, field in schema.model_fields.items():
-        # A section of several types is a union of classes.
-        kinds = get_args(field.annotation) if field.discriminator else (field.annotation,)
-        for kind in kinds:
-            if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-                yield from fields(kind, name)
-            else:
-                yield section, name
-
-
-ALIASES = {"settings", "config", "self", "training"}
-"""What code calls a section that it has taken out of the configuration."""
+@pytest.fixture(scope="module")
+def read():
+    return config_reads.reads(PACKAGE)
 
 
 @pytest.mark.parametrize("model", models.available())
-def test_every_accepted_key_is_read_by_something(write, model):
-    read = set()
-    for file in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-                owner = node.value
-                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
-                read.add((name, node.attr))
-    for section, key in fields(type(config_file.load(write(MINIMAL.replace("pure_cnn", model))))):
-        assert any((owner, key) in read for owner in {section, *ALIASES}), f"{section}.{key}"
+def test_every_accepted_key_is_read_from_its_section(read, model):
+    assert [*config_reads.unread(config_file.schema_of(model), read)] == []
+
+
+def test_a_key_that_only_other_sections_have_read_counts_as_dead(read):
+    class Planted(configs.DatasetConfig):
+        width: int = 1
+
+    assert [*config_reads.unread(Planted, read)] == ["width"]
 
 
 @pytest.mark.parametrize(("cores", "given", "threads"), [(2, None, 2), (64, None, 8), (64, 20, 20)])
