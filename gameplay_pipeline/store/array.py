@@ -282,7 +282,9 @@ class ChunkReader:
                 raw = decoder(raw, packed_limit(size), None)
             for decoder in layout.decoders[-1:]:
                 raw = decoder(raw, size, out)
-            if len(raw) > size or (out is not None and len(raw) < size):
+            if len(raw) > size:
+                raise ValueError(f"it holds more than the {size} bytes that it may have")
+            if out is not None and len(raw) < size:
                 raise ValueError(f"it holds {len(raw)} bytes, not {layout.chunk_bytes}")
             return raw
         except Exception as error:  # each codec raises its own

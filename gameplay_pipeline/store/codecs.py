@@ -42,7 +42,7 @@ def packed_limit(size: int) -> int:
 
 def _bounded(size: int, limit: int) -> None:
     if size > limit:
-        raise ValueError(f"it would unpack to {size} bytes, of which the array allows {limit}")
+        raise ValueError(f"it would unpack to {size} bytes, and the array allows {limit}")
 
 
 def _blosc(raw: Any, limit: int, out: UInt8[np.ndarray, "bytes"] | None) -> Any:
@@ -98,16 +98,16 @@ def _stream(start: Callable[[], Any]) -> Decoder:
     """Makes a decoder from a standard library's decompressor object."""
 
     def decode(raw: Any, limit: int, _: Any) -> bytes:
-        parts, left = [], bytes(raw)
-        while left:
+        unpacked, left = b"", bytes(raw)
+        while left:  # a gzip file may have several members
             stream = start()
-            parts.append(stream.decompress(left, limit + 1))
-            limit -= len(parts[-1])
-            _bounded(-limit, 0)
+            unpacked += stream.decompress(left, limit + 1 - len(unpacked))
+            if len(unpacked) > limit:
+                raise ValueError(f"it would unpack to more than the {limit} bytes that it may have")
             if not stream.eof:
                 raise ValueError("it is cut off")
-            left = stream.unused_data  # a gzip file may have several members
-        return b"".join(parts)
+            left = stream.unused_data
+        return unpacked
 
     return decode
 
