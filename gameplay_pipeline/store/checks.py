@@ -74,7 +74,7 @@ def metadata_faults(entry: Entry, expected: Expected) -> Iterator[Fault]:
         yield Fault(f"frames are {frames.dtype}, not uint8")
     if actions.dtype != np.bool_:
         yield Fault(f"actions are {actions.dtype}, not bool")
-    if len(frames.shape) != 4 or frames.shape[1] != 3:
+    if len(frames.shape) != 4 or frames.shape[1] != 3 or 0 in frames.shape[2:]:
         yield Fault(f"frames have shape {frames.shape}, not (N, 3, H, W)")
     if actions.shape[1:] != (expected.actions,):
         yield Fault(

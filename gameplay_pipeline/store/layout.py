@@ -2,6 +2,7 @@
 codecs and sizes of a dataset are checked against what is allowed, before its bytes become arrays.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -200,6 +201,7 @@ def _sizes(value: Any, least: int) -> tuple[int, ...]:
     return tuple(value)
 
 
+@functools.lru_cache(64)
 def _dtype(name: str) -> np.dtype[Any]:
     try:
         dtype = np.dtype(name)

@@ -79,6 +79,7 @@ BREAKS = {
     "names 2 columns": lambda g: replace(g, "state", g["state"][:, :1]),
     "most are (3, 24, 32)": lambda g: replace(g, "frames", g["frames"][:, :, :10]),
     "not (N, 3, H, W)": lambda g: replace(g, "frames", np.repeat(g["frames"][:], 2, axis=1)),
+    "(30, 3, 0, 32), not (N, 3, H, W)": lambda g: replace(g, "frames", g["frames"][:, :, :0]),
     "no array 'frames'": lambda g: g.__delitem__("frames"),
     "no array 'actions'": lambda g: g.__delitem__("actions"),
     "actions: it is a single value": lambda g: replace(g, "actions", np.array(True)),
