@@ -18,6 +18,7 @@ from BC_training.checkpoints.bundle import require_same
 from BC_training.common import console
 from BC_training.common.dataset import Data, open_data
 from BC_training.training import optimizer, report
+from BC_training.training.devices import one_device
 from BC_training.training.evaluator import Evaluator, Predictions
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
@@ -60,7 +61,10 @@ def evaluate(
         raise UserError(f"{data.episodes.path}: the {split} split has no episode")
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     objective = optimizer.objective(config.training, train.actions)
-    evaluator = Evaluator(graph, bundle.preprocess, objective, data.spec, config, chosen)
+    evaluator = Evaluator(
+        graph, bundle.preprocess, objective, data.spec, config, chosen, chosen.resident,
+        one_device(),
+    )  # fmt: skip
     predictions = evaluator.predict(params, rest)
     figures = evaluator.score(predictions)
     rows = {config.model.name: figures, **evaluator.baselines(train)}

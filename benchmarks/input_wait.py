@@ -21,6 +21,7 @@ import tyro
 from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
+from BC_training.training.devices import one_device
 from BC_training.training.trainer import Trainer
 from benchmarks.recorded import write_recording
 from benchmarks.shared import of_device
@@ -43,7 +44,7 @@ def make_trainer(folder: Path, path: Path, residency: str) -> Trainer:
     }  # fmt: skip
     config = config_file.validate(raw, "benchmark")
     run = Checkpoints(folder / f"run-{residency}", keep_last=1, best_metric="exact_match")
-    return Trainer(config, open_data(config), run, resume=False)
+    return Trainer(config, open_data(config), run, one_device(), resume=False)
 
 
 def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
@@ -55,7 +56,7 @@ def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
         threads=trainer.config.system.threads,
     )  # fmt: skip
     resident = train_set.resident
-    batch = next(batches)
+    batch = trainer.devices.split(next(batches))
     if constant:
         batch = jax.device_put(batch)
     trainer.state, _ = jax.block_until_ready(trainer.train_step(trainer.state, batch, resident))
@@ -63,7 +64,7 @@ def time_steps(trainer: Trainer, steps: int, *, constant: bool) -> Timing:
     for _ in range(steps):
         if not constant:
             asked = time.perf_counter()
-            batch = next(batches)
+            batch = trainer.devices.split(next(batches))
             waited += time.perf_counter() - asked
         trainer.state, _ = trainer.train_step(trainer.state, batch, resident)
     jax.block_until_ready(trainer.state.step)

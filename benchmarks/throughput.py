@@ -20,6 +20,7 @@ import tyro
 from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
+from BC_training.training.devices import one_device
 from BC_training.training.trainer import Trainer
 from benchmarks.shared import of_device
 from gameplay_pipeline.record import RecordConfig, record
@@ -71,11 +72,11 @@ def step_rate(row: Row, data: Path, precision: str, seconds: float) -> dict[str,
     config = config_file.validate(raw, "benchmark")
     with tempfile.TemporaryDirectory() as folder:
         run = Checkpoints(Path(folder) / "run", keep_last=1, best_metric="exact_match")
-        trainer = Trainer(config, open_data(config), run, resume=False)
+        trainer = Trainer(config, open_data(config), run, one_device(), resume=False)
         batches = trainer.data.splits["train"].train_batches(
             batch_size=row.batch_size, steps=range(1), threads=1
         )
-        batch = jax.device_put(next(batches))
+        batch = jax.device_put(trainer.devices.split(next(batches)))
         train_step: Any = type(trainer.train_step).__call__
         lowered = train_step.lower(trainer.train_step, trainer.state, batch, None)
         # As written: what a compiler hands to cuDNN is not counted any more.

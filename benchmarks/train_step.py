@@ -26,6 +26,7 @@ from BC_training.common import config_file, console
 from BC_training.common.dataset import open_data
 from BC_training.training import optimizer as optim
 from BC_training.training.augmentation import make_augmentation
+from BC_training.training.devices import one_device
 from BC_training.training.train_step import TrainStep
 from benchmarks.shared import milliseconds, of_device
 from gameplay_pipeline.record import RecordConfig, record
@@ -103,14 +104,14 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     cost = gradient.lower(params, observation).compile().cost_analysis()
     # The step takes the state's buffers over, so it comes last.
     augmentation = make_augmentation(config.training.augmentation, fitted, spec.actions)
-    step = TrainStep(graph, optimizer, fitted, augmentation, objective, config)
+    step = TrainStep(graph, optimizer, fitted, augmentation, objective, config, one_device())
     state = TrainState(
         *jax.device_put((np.int32(0), params, rest, opt_state, np.int32(-1))), average=None
     )
 
     def whole():
         nonlocal state
-        state, figures = step(state, batch, None)
+        state, figures = step(state, one_device().split(batch), None)
         return figures
 
     total = median_ms(whole, steps)

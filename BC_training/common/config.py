@@ -317,6 +317,9 @@ class SystemConfig(Section):
     """Seed of parameters, sample order, dropout and augmentation."""
     num_workers: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Reader threads; null is one for each processor core, up to 8. Batches do not depend on it."""
+    devices: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Devices that training splits each batch over; null is all there are. What is learned does not
+    depend on it, but for rounding: the batch stays as large as configured."""
 
     @property
     def threads(self) -> int:

@@ -15,6 +15,7 @@ from BC_training.common.dataset import Dataset
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch, DataSpec
 from BC_training.networks.losses import Objective
+from BC_training.training.devices import Devices
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 
@@ -38,6 +39,9 @@ class Evaluator:
     spec: DataSpec
     config: Config
     dataset: Dataset
+    resident: UInt8[Array, "N H W C"] | None
+    """All frames of the dataset, where its batches hold their rows."""
+    devices: Devices
 
     def predict(self, params: Any, rest: Any) -> Predictions:
         """Runs the model over the whole split, in order.
@@ -51,7 +55,7 @@ class Evaluator:
             batch_size=size, threads=self.config.system.threads
         )  # fmt: skip
         outputs = [
-            self._step(params, rest, batch, self.dataset.resident)
+            self._step(params, rest, self.devices.split(batch), self.resident)
             for batch in track(batches, "Evaluating", total)
         ]
         loss, weight, probabilities = zip(*jax.device_get(outputs), strict=True)
@@ -117,10 +121,11 @@ class Evaluator:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _step(
-        self, params: Any, rest: Any, batch: Batch, resident: UInt8[Array, "N H W C"] | None
+        self, params: Any, rest: Any, parts: Batch, resident: UInt8[Array, "N H W C"] | None
     ) -> tuple[Array, Array, Float[Array, "B A"]]:
         """Summed loss, its weight, and probabilities."""
+        batch = jax.tree.map(lambda x: x[0], parts)
         model = nnx.merge(self.graph, params, rest, copy=True)
         loss, logits = model.loss(self.preprocess.batch(batch, resident), self.objective, None)
         weight = (batch.valid * batch.weight[:, None]).sum()
-        return loss * weight, weight, jax.nn.sigmoid(logits[:, 0])
+        return self.devices.keep_replicated((loss * weight, weight, jax.nn.sigmoid(logits[:, 0])))

@@ -118,7 +118,12 @@ def copying_note(
 
 
 def print_summary(
-    config: Config, data: Data, parameters: int, steps_per_epoch: int, resumed_from: int | None
+    config: Config,
+    data: Data,
+    parameters: int,
+    steps_per_epoch: int,
+    devices: int,
+    resumed_from: int | None,
 ) -> None:
     """What is about to be trained, on what, how."""
     training, frame = config.training, data.spec.frame
@@ -126,7 +131,7 @@ def print_summary(
     weights = "inverse frequency" if training.use_class_weights else "none"
     rows = {
         "model": f"{config.model.name}, {parameters:,} parameters, "
-        f"on {jax.devices()[0].device_kind}",
+        f"on {f'{devices} x ' if devices > 1 else ''}{jax.devices()[0].device_kind}",
         "dataset": f"{data.episodes.path}, {len(data.episodes)} episodes, "
         f"{frame.height}x{frame.width}, {frame.fps or '?'} ticks/s, {frame.color_order}",
         "frames": f"{data.opened.residency} ({data.opened.reason})",

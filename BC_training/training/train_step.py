@@ -16,6 +16,7 @@ from BC_training.common.preprocess import Preprocess
 from BC_training.common.types import Batch
 from BC_training.networks.losses import Objective
 from BC_training.training.augmentation import Augmentation
+from BC_training.training.devices import Devices
 
 Figures = dict[str, Array]
 """What a step logs, by name."""
@@ -31,6 +32,7 @@ class TrainStep:
     augmentation: Augmentation
     objective: Objective
     config: Config
+    devices: Devices
 
     def loss(
         self, params: Any, rest: Any, batch: Batch, dropout: PRNGKeyArray
@@ -54,11 +56,10 @@ class TrainStep:
         return rest, (grads, {"train/loss": loss, "train/exact_match": jnp.mean(exact)})
 
     def accumulated(
-        self, state: TrainState, batch: Batch, resident: Any, key: PRNGKeyArray
+        self, state: TrainState, parts: Batch, resident: Any, key: PRNGKeyArray
     ) -> tuple[Any, tuple[Any, Figures]]:
         """As `gradients`, of a batch in parts, one after the other: less memory, the same step."""
-        count = self.config.training.accumulation
-        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        count = len(parts.weight)
 
         def part(rest: Any, numbered: tuple[Array, Batch]) -> tuple[Any, tuple[Any, Figures]]:
             number, samples = numbered
@@ -109,18 +110,18 @@ class TrainStep:
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def __call__(
-        self, state: TrainState, batch: Batch, resident: UInt8[Array, "N H W C"] | None
+        self, state: TrainState, parts: Batch, resident: UInt8[Array, "N H W C"] | None
     ) -> tuple[TrainState, Figures]:
         """One step; gives the memory of the state it gets to the next one.
 
         Args:
             state: what training changes.
-            batch: of the dataset.
+            parts: a batch of the dataset, from `Devices.split`.
             resident: all frames of the dataset, where the batch holds their rows.
         """
         key = jax.random.fold_in(jax.random.key(self.config.system.seed), state.step)
-        rest, (grads, figures) = self.accumulated(state, batch, resident, key)
-        return self.update(state, rest, grads, figures)
+        rest, (grads, figures) = self.accumulated(state, parts, resident, key)
+        return self.devices.keep_replicated(self.update(state, rest, grads, figures))
 
 
 def _cast(tree: Any, dtype: Any) -> Any:

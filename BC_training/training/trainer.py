@@ -24,6 +24,7 @@ from BC_training.networks.model import Model
 from BC_training.training import optimizer as optimizers
 from BC_training.training import ranking, report, run_log
 from BC_training.training.augmentation import make_augmentation
+from BC_training.training.devices import Devices, choose_devices
 from BC_training.training.evaluator import Evaluator, Predictions
 from BC_training.training.fight_monitor import FightMonitor
 from BC_training.training.interruption import Interruption
@@ -43,6 +44,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
         KeyboardInterrupt: it was interrupted; what was learned until then is in a checkpoint.
     """
     _refuse_precision(config)
+    devices = choose_devices(config)
     if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
         raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")
     folder = config.run_dir()
@@ -58,7 +60,7 @@ def train(config: Config, *, resume: bool = False) -> Path:
             keep_last=config.training.keep_last_n_checkpoints,
             best_metric=config.evaluation.best_metric,
         )
-        Trainer(config, data, run, resume=resume).fit()
+        Trainer(config, data, run, devices, resume=resume).fit()
     best = store.locate(folder)
     figures = read_bundle(best).metrics
     out = console.make_console()
@@ -68,8 +70,10 @@ def train(config: Config, *, resume: bool = False) -> Path:
     return folder
 
 
-def init_state(config: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state of a run that begins."""
+def init_state(
+    config: Config, model: Model, optimizer: optax.GradientTransformation, devices: Devices
+) -> TrainState:
+    """The state of a run that begins, whole on every device."""
     _, params, rest = nnx.split(model, nnx.Param, ...)
     # Copies: the step gives the memory of the state it gets to the next one.
     averaged = config.training.ema_decay is not None
@@ -81,20 +85,22 @@ def init_state(config: Config, model: Model, optimizer: optax.GradientTransforma
         bad_step=jnp.int32(-1),
         average=jax.tree.map(jnp.copy, (params, rest)) if averaged else None,
     )
-    # All bound to the device, as what the step returns is: a mix would have it compiled twice.
-    return jax.device_put(state, first_device())
+    # All bound to the devices, as what the step returns is: a mix would have it compiled twice.
+    return devices.replicate(state)
 
 
 class Trainer:
     """One run: its state, and who trains, evaluates, saves and fights with it."""
 
-    def __init__(self, config: Config, data: Data, run: Checkpoints, *, resume: bool):
+    def __init__(
+        self, config: Config, data: Data, run: Checkpoints, devices: Devices, *, resume: bool
+    ):
         """Builds the model, or restores the newest checkpoint of `run` that can be read.
 
         Raises:
             UserError: the checkpoint or the pretrained weights do not fit.
         """
-        self.config, self.data, self.run = config, data, run
+        self.config, self.data, self.run, self.devices = config, data, run, devices
         training, train_set = config.training, data.splits["train"]
         self.steps_per_epoch = len(train_set) // training.batch_size
         self.preprocess = data.preprocess
@@ -107,7 +113,7 @@ class Trainer:
             model.load_pretrained()
         self.learning_rate = optimizers.schedule(training, self.steps_per_epoch)
         optimizer = optimizers.make_optimizer(training, self.learning_rate)
-        self.state = init_state(config, model, optimizer)
+        self.state = init_state(config, model, optimizer, devices)
         if self.resumed is not None:
             self.resumed, self.state = self._restored(self.resumed)
         graph = nnx.graphdef(model)
@@ -119,9 +125,18 @@ class Trainer:
             make_augmentation(training.augmentation, self.preprocess, self.spec.actions),
             objective,
             config,
+            devices,
         )
+        self.resident = devices.replicate(train_set.resident)
         self.evaluator = Evaluator(
-            graph, self.preprocess, objective, self.spec, config, data.splits["val"]
+            graph,
+            self.preprocess,
+            objective,
+            self.spec,
+            config,
+            data.splits["val"],
+            self.resident,
+            devices,
         )
         self.fights = FightMonitor(config, run.folder)
         self.fights.require_environment(self._bundle(0, None))
@@ -138,7 +153,9 @@ class Trainer:
         config, first = self.config, int(self.state.step)
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         resumed_from = None if self.resumed is None else self.resumed.step
-        report.print_summary(config, self.data, parameters, self.steps_per_epoch, resumed_from)
+        report.print_summary(
+            config, self.data, parameters, self.steps_per_epoch, self.devices.count, resumed_from
+        )
         metadata = run_log.metadata(config, self.data.episodes)
         log = RunLog(self.run.folder, config, resume_from=resumed_from, metadata=metadata)
         batches = self.data.splits["train"].train_batches(
@@ -178,14 +195,13 @@ class Trainer:
         every = self.config.logging.log_every_n_steps
         first, end = int(self.state.step), (epoch + 1) * self.steps_per_epoch
         done = first % self.steps_per_epoch
-        name = f"Epoch {epoch + 1}"
+        name, parts = f"Epoch {epoch + 1}", self.config.training.accumulation
         meter = run_log.Meter()
         for step in track(range(first, end), name, self.steps_per_epoch, done):
             with meter.waiting():
                 batch = next(batches)
-            self.state, figures = self.train_step(
-                self.state, batch, self.data.splits["train"].resident
-            )
+            split = self.devices.split(batch, parts)
+            self.state, figures = self.train_step(self.state, split, self.resident)
             meter.add(figures)
             if (step + 1) % every and step + 1 < end and not interruption.received:
                 continue

@@ -24,7 +24,6 @@ REACHED = {
 """The rooms of gameplay_pipeline that the two other packages may import."""
 
 RUNS_BACK = {
-    ("BC_training.training.fight_monitor", "BC_training.rollout"),
     ("BC_training.common.config_file", "BC_training.models"),
 }  # fmt: skip
 APART = ("boss_arena", "vizdoom_games")

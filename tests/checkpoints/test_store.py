@@ -1,0 +1,135 @@
+"""Checkpoints that are damaged, half there or hostile: named, passed over, never believed."""
+
+import json
+import random
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from BC_training.checkpoints import store
+from BC_training.checkpoints.bundle import build, read_bundle
+from BC_training.checkpoints.state import TrainState, flatten
+from BC_training.checkpoints.store import Checkpoints, load_model, locate
+from gameplay_pipeline.plumbing.errors import DataError, UserError
+from tests.support.made_policy import made_bundle
+
+
+def made_state(bundle, step):
+    _, params, rest = nnx.split(build(bundle.config, bundle.spec), nnx.Param, ...)
+    return TrainState(jnp.int32(step), params, rest, {"n": jnp.zeros(3)}, jnp.int32(-1), None)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run with checkpoints of four epochs, the third of which is the best."""
+    checkpoints = Checkpoints(tmp_path / "run", keep_last=3, best_metric="exact_match")
+    bundle = made_bundle()
+    for epoch, exact_match in enumerate((0.1, 0.2, 0.9, 0.4), 1):
+        changes = {"step": epoch, "epoch": epoch, "metrics": {"exact_match": exact_match}}
+        made = bundle.model_copy(update=changes)
+        checkpoints.save(made_state(made, epoch), made)
+    return checkpoints
+
+
+def steps(run):
+    return sorted(int(folder.name) for folder in run.folder.iterdir() if folder.name.isdigit())
+
+
+def test_the_newest_and_the_best_are_kept(run):
+    assert steps(run) == [2, 3, 4]
+    assert run.latest().step == 4
+    assert locate(run.folder).name == "3"
+    narrow = Checkpoints(run.folder, keep_last=1, best_metric="exact_match")
+    last = made_bundle().model_copy(update={"step": 5, "epoch": 5})
+    narrow.save(made_state(last, 5), last)
+    assert steps(run) == [3, 5]
+
+
+@pytest.mark.parametrize("lost", ["bundle/metadata", "model", "model/_METADATA"])
+def test_a_checkpoint_that_is_half_there_is_named_and_passed_over(run, lost):
+    path = run.folder / "3" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.warns(UserWarning, match=r"skipped: .*/3: this checkpoint is damaged"):
+        assert locate(run.folder).name == "4"
+    with pytest.raises(DataError, match="/3: this checkpoint is damaged"):
+        load_model(run.folder / "3")
+
+
+def test_a_killed_deletion_leaves_nothing_under_a_checkpoints_name(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "rmtree", lambda *_, **__: None)
+        last = made_bundle().model_copy(update={"step": 5, "epoch": 5})
+        run.save(made_state(last, 5), last)
+    assert steps(run) == [3, 4, 5]
+    assert [folder.name for folder in (run.folder / store.DELETED).iterdir()] == ["2"]
+    Checkpoints(run.folder, keep_last=3, best_metric="exact_match")
+    assert not (run.folder / store.DELETED).exists()
+
+
+def test_flipped_bits_are_noticed_or_do_no_harm(run):
+    folder = run.folder / "4"
+    whole = flatten(nnx.state(load_model(folder)[1]))
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    rng, noticed = random.Random(0), 0
+    for _ in range(25):
+        file = rng.choice([file for file in files if file.stat().st_size])
+        before = file.read_bytes()
+        at = rng.randrange(len(before))
+        file.write_bytes(
+            before[:at] + bytes([before[at] ^ 1 << rng.randrange(8)]) + before[at + 1 :]
+        )
+        try:
+            bundle, model = load_model(folder)
+        except UserError:
+            noticed += 1
+        else:
+            assert bundle.thresholds == (0.5,) * 7
+            assert all(np.array_equal(a, whole[k]) for k, a in flatten(nnx.state(model)).items())
+        file.write_bytes(before)
+    assert noticed
+
+
+def test_parameters_that_are_not_numbers_are_named(tmp_path):
+    bundle = made_bundle()
+    state = made_state(bundle, 1)
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params)
+    Checkpoints(tmp_path, keep_last=1, best_metric="loss").save(
+        state._replace(params=broken), bundle
+    )
+    with pytest.raises(DataError, match=r"model/params\..* holds values that are not finite"):
+        load_model(tmp_path / "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "damaged"),
+        ('"text"', "no JSON object"),
+        ('{"format": 9}', "its format is 9, this version reads 1 and 2"),
+        ('{"format": 2}', "its checksum is wrong"),
+    ],
+)
+def test_a_bundle_of_anything_is_refused(run, text, message):
+    (run.folder / "4" / "bundle" / "metadata").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_bundle(run.folder / "4")
+
+
+def test_counts_that_disagree_are_named(run):
+    raw = json.loads((run.folder / "4" / "bundle" / "metadata").read_text())
+    del raw["sha256"]
+    text = json.dumps({**raw, "format": 1, "thresholds": [0.5]})
+    (run.folder / "4" / "bundle" / "metadata").write_text(text)
+    with pytest.raises(DataError, match="thresholds holds 1 values, not 7"):
+        read_bundle(run.folder / "4")
+
+
+def test_fights_are_added_to_a_checkpoint_that_is_there(run):
+    fought = run.latest().model_copy(update={"fights": {"won": 0.5}})
+    run.add_fights(fought)
+    bundle, _ = load_model(run.folder / "4")
+    assert bundle.fights == {"won": 0.5}
