@@ -49,7 +49,8 @@ class ResNetConfig(Section):
     pixels; the map is 8 times smaller, at 16 times the cost."""
     weights: str | None = None
     """A .safetensors file with torchvision's tensors for a run to begin with, looked up from the
-    current folder; null begins at random. The file of torchvision's own weights is written by
+    current folder, or a .pth that PyTorch saved before 1.6; null begins at random. The file of
+    torchvision's own weights is written by
     safetensors.torch.save_file(torchvision.models.resnet18(weights="DEFAULT").state_dict(), FILE).
     They were trained on RGB images standardised by ImageNet's statistics. Here frames are
     standardised by the training split's, in the colour order of the dataset, so that these weights

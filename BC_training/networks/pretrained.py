@@ -1,12 +1,13 @@
-"""Loads weights that others trained: a .safetensors file with torchvision's names."""
+"""Loads weights that others trained: a .safetensors or an old .pth file of torchvision's names."""
 
 import re
 from pathlib import Path
 
 import jax.numpy as jnp
-import safetensors
+import safetensors.numpy
 from flax import nnx
 
+from BC_training.networks import torch_pickle
 from gameplay_pipeline.plumbing.errors import UserError
 
 RENAMES = (
@@ -33,12 +34,14 @@ def fill(module: nnx.Module, file: Path) -> None:
     """
     if not file.is_file():
         raise UserError(f"{file}: there is no such file of pretrained weights")
-    try:
-        with safetensors.safe_open(file, framework="numpy") as opened:
-            names = [name for name in opened.keys() if not UNUSED.fullmatch(name)]  # noqa: SIM118
-            tensors = {name: opened.get_tensor(name) for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file}: not a readable .safetensors file: {error}") from error
+    if file.suffix in (".pth", ".pt"):
+        tensors = torch_pickle.read(file)
+    else:
+        try:
+            tensors = safetensors.numpy.load_file(file)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise UserError(f"{file}: not a readable .safetensors file: {error}") from error
+    tensors = {name: array for name, array in tensors.items() if not UNUSED.fullmatch(name)}
     state = nnx.state(module)
     wanted = {
         _torchvision_name(".".join(map(str, path))): variable
