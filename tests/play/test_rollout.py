@@ -203,7 +203,8 @@ def test_a_checkpoint_decides_as_it_is_told(toy_policy):
         presses[play] = [round(fight["presses"] * fight["seconds"]) for fight in fights]
     as_saved, drawn = presses.values()
     assert sum(drawn) > sum(as_saved)
-    retired = run(rollout.main, "--checkpoint", toy_policy, "--play", '{"min_hold": 3}')
+    retired = run(rollout.main, "--checkpoint", toy_policy, "--play", '{"min_hold": 3}',
+                  "--env", "tests.support.toy_env:Toy-v0")  # fmt: skip
     assert retired.status == 1
     assert "play.min_hold: retired: it won no more fights" in retired.err
 
