@@ -61,12 +61,12 @@ class PolicyServer:
         """Serves a client until it leaves."""
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if self._token and not hmac.compare_digest(given.encode(), self._token.encode()):
-            raise web.HTTPUnauthorized(reason=f"wrong or no token; set {TOKEN}")
+            raise web.HTTPUnauthorized
         # Browsers send an origin; a page must not reach a policy on this machine.
         if "Origin" in request.headers:
-            raise web.HTTPForbidden(reason="pages in a browser are not served")
+            raise web.HTTPForbidden
         if self._is_taken:
-            raise web.HTTPConflict(reason="another player is connected")
+            raise web.HTTPConflict
         self._is_taken = True
         try:
             client = web.WebSocketResponse(heartbeat=10, max_msg_size=64 << 20)

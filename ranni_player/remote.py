@@ -24,6 +24,13 @@ TOKEN = "RANNI_TOKEN"  # noqa: S105 (the name of the variable that holds it)
 PATIENCE_S = 5.0
 """Seconds after which an answer that has not come counts as a lost connection."""
 
+REFUSALS = {
+    401: f"wrong or no token; set the variable {TOKEN} to the server's",
+    403: "pages in a browser are not served",
+    409: "another player is connected",
+}
+"""What the server means by the status with which it refuses a connection."""
+
 
 class RemotePlayer:
     """Plays as `Player` does, with the network elsewhere. A context manager."""
@@ -100,7 +107,8 @@ class RemotePlayer:
         try:
             return self._loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
         except aiohttp.WSServerHandshakeError as error:
-            raise UserError(f"{self._url}: refused: {error.message or error.status}") from error
+            reason = REFUSALS.get(error.status, f"HTTP status {error.status}")
+            raise UserError(f"{self._url}: refused: {reason}") from error
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise UserError(
                 f"{self._url}: the connection was lost at tick {self._ticks}: "
