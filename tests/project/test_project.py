@@ -23,9 +23,8 @@ REACHED = {
 }
 """The rooms of gameplay_pipeline that the two other packages may import."""
 
-RUNS_BACK = {
-    ("BC_training.common.config_file", "BC_training.models"),
-}  # fmt: skip
+RUNS_BACK = {("BC_training.common.config_file", "BC_training.models")}
+"""The command line has the keys of a model, which it finds by its name."""
 APART = ("boss_arena", "vizdoom_games")
 INSIDE = [file for file in sources() if module_of(file).partition(".")[0] not in APART]
 
