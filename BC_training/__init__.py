@@ -3,6 +3,10 @@
 import importlib.metadata
 import os
 
+from gameplay_pipeline.plumbing.command import end_imports_on_signals
+
+end_imports_on_signals(__file__)
+
 if importlib.metadata.version("jax").startswith("0.10."):
     # Nearly halves a CPU training step; later JAX does so by itself. Must be set before JAX starts.
     os.environ.setdefault(

@@ -59,6 +59,11 @@ BEGIN_S = 20.0
 RELEASE_S = 5.0
 """Seconds for which a server that is gone is waited for, to let go of the keys."""
 
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
+ENDING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+"""Signals by which somebody ends a process; which of them there are is the system's choice."""
+COUNTS = ("repeated_frames", "broken_frames", "failed_reads", "stream_restarts", "late_ticks")
+
 
 class GameLost(Exception):  # noqa: N818 - what happened, told without a traceback
     """The game can't be reached, or does not go on; the message says what to look at."""
@@ -139,9 +144,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._down |= set(self._game._action_to_key.values())
         self.release()
         atexit.register(self.release)
-        main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _exit)  # so that `finally` and `atexit` have their turn
+        _exit_on_signals()
 
     def _bound_calls(self) -> None:
         """Gives every call of the client an end, so that a game that hangs is noticed."""
@@ -163,8 +166,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.release()
         self._values: dict[str, int | float] = {}
         self._frame: npt.NDArray[np.uint8] | None = None
-        names = ("repeated_frames", "broken_frames", "failed_reads", "stream_restarts")
-        self._counts = dict.fromkeys((*names, "late_ticks"), 0)
+        self._counts = dict.fromkeys(COUNTS, 0)
         self._read_at = math.inf  # until the fight begins, nothing is overdue
         self._require_server()
         self._enter()
@@ -199,7 +201,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         """Lets go of every key that may be down; says which, if the server can't be reached."""
         if not self._down:
             return
-        with _deaf():
+        with _signals_blocked():
             until = time.monotonic() + RELEASE_S
             stub = siphon.SiphonServiceStub(self._client.channel)
             for key in sorted(self._down):
@@ -368,21 +370,27 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         }
 
 
+def _exit_on_signals() -> None:
+    """Has `finally` and `atexit` take their turn where a signal would end the process outright."""
+    if threading.current_thread() is threading.main_thread():
+        for number in ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _exit)
+
+
 def _exit(number: int, frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Lets an impatient second Ctrl-C not keep keys down."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {
-        each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)
-    }
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
     try:
         yield
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

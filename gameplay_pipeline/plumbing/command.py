@@ -1,15 +1,35 @@
 """How every command of the project ends."""
 
 import contextlib
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import NoReturn
 
 from gameplay_pipeline.plumbing.errors import UserError
 
 BEGINS_ANEW = "interrupted; nothing of it is kept, the same command begins anew"
 """What to say after Ctrl-C where the whole is written or nothing."""
+
+
+def end_imports_on_signals(package: str) -> None:
+    """Has a signal end a command at once while it still imports, which takes seconds: otherwise a
+    library may swallow the KeyboardInterrupt, or it ends in a traceback. `run` puts an end to it.
+
+    Does nothing where the package is imported by anything else than one of its own commands.
+
+    Args:
+        package: the `__file__` of its `__init__.py`.
+    """
+    script = Path(sys.argv[0] if sys.argv else "")
+    is_command = script.name == "-m" or script.resolve().parent == Path(package).resolve().parent
+    if is_command and parent_process() is None:
+        for number in _signals():
+            signal.signal(number, _end_at_once)
 
 
 def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> int:
@@ -38,19 +58,25 @@ def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> int
 
 @contextlib.contextmanager
 def _ends_as_interruptions() -> Iterator[None]:
-    """Has SIGTERM, and SIGHUP where there is one, raise KeyboardInterrupt as Ctrl-C does."""
-    numbers = [getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")]
-    # What nohup had a command ignore stays ignored.
-    before = {
-        number: signal.signal(number, signal.default_int_handler)
-        for number in numbers
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN
-    }
+    """Has every signal that ends a command raise KeyboardInterrupt, as Ctrl-C does."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in _signals()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _signals() -> list[signal.Signals]:
+    """Ctrl-C, SIGTERM and a terminal that hangs up, which Windows lacks; without those that are
+    ignored, as nohup has it."""
+    numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    return [n for n in numbers if n is not None and signal.getsignal(n) is not signal.SIG_IGN]
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def to_be_continued(out: object) -> str:
