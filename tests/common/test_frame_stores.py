@@ -169,14 +169,19 @@ def test_a_damaged_cache_is_found_out_and_decoded_again(made, tmp_path, damage, 
 
 
 def test_two_runs_at_once_decode_once(made, tmp_path):
-    code = KILLED.replace("os.kill(os.getpid(), 9)", "__import__('time').sleep(2)")
-    command = [sys.executable, "-c", code, str(made.path), str(tmp_path / "cache")]
+    held = "while not Path(sys.argv[3]).exists(): __import__('time').sleep(0.05)"
+    code = KILLED.replace("os.kill(os.getpid(), 9)", f"\n        {held}")
+    command = [sys.executable, "-uc", code, str(made.path), str(tmp_path / "cache")]
+    command.append(str(tmp_path / "go on"))
     first = subprocess.Popen(command, cwd=ROOT)
     while not list(tmp_path.rglob("doing.jsonl")) and first.poll() is None:
         pass
-    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert first.wait() == 0
-    assert "another run is decoding this dataset; waiting" in second.stdout
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as second:
+        assert second.stdout is not None
+        assert "another run is decoding this dataset; waiting" in second.stdout.readline()
+        (tmp_path / "go on").touch()
+        assert "Decoding" not in second.stdout.read()
+    assert (first.wait(), second.returncode) == (0, 0)
 
 
 @pytest.mark.parametrize("where", ["a file", "read-only"])
