@@ -35,6 +35,9 @@ DELETED = "deleted"
 """Folder of a run that checkpoints are moved into before they are deleted, so that none is ever
 half there under its own name."""
 
+OVERHEAD = 2**17
+"""Bytes of a checkpoint besides its arrays."""
+
 # Orbax reports its progress through absl at levels meant for clusters.
 absl_logging.set_verbosity(absl_logging.ERROR)
 
@@ -222,6 +225,10 @@ def _sound(run: Path, *, warn: bool = False) -> dict[Path, Bundle]:
 
 def _write(folder: Path, items: Mapping[str, Any], bundle: Bundle) -> None:
     arrays = {name: flatten(item) for name, item in items.items()}
+    needed = OVERHEAD + sum(array.nbytes for item in arrays.values() for array in item.values())
+    free = shutil.disk_usage(folder.resolve().parent).free
+    if free < needed:  # asked first: where a disk fills up, Orbax's threads print dozens of errors
+        raise OSError(f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free")
     digests = {
         f"{name}/{key}": _digest(array)
         for name, item in arrays.items()

@@ -52,10 +52,17 @@ def claimed(folder: Path, config: Config, *, resume: bool) -> Iterator[None]:
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Writes a file that is never half there."""
+    """Writes a file that is never half there.
+
+    Raises:
+        UserError: it can't be written.
+    """
     partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
+    try:
+        partial.write_text(text)
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: can't be written: {error.strerror}") from error
 
 
 def flat(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:

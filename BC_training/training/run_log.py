@@ -22,6 +22,7 @@ from BC_training.checkpoints.bundle import versions
 from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episodes
+from gameplay_pipeline.plumbing.errors import UserError
 
 WANDB_TIMEOUT_S = 30
 
@@ -70,9 +71,16 @@ class RunLog:
         return self._wandb is not None or self._board is not None
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Adds figures, named by paths such as train/loss; None where one is undefined."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        """Adds figures, named by paths such as train/loss; None where one is undefined.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        try:
+            self._file.write(json.dumps({"step": step, **figures}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"{self._path}: can't be written: {error.strerror}") from error
         charted = _charted(figures)
         if self._wandb is not None:
             with self._wandb_optional():
@@ -285,15 +293,16 @@ def _start_wandb(
     run, kept = None, folder / "wandb_id.txt"
     if os.environ.get("WANDB_MODE", "online") == "online":
         reason = "no API key (wandb login, or WANDB_API_KEY)"
-        if _has_key():
-            online = dict(arguments)
-            if resume_from is not None and kept.exists():
-                online |= {"id": kept.read_text().strip(), "resume": "allow"}
-            try:
+        online = dict(arguments)
+        if resume_from is not None and kept.exists():
+            online |= {"id": kept.read_text().strip(), "resume": "allow"}
+        try:
+            # W&B's own search for a key: in the environment, a netrc of any host, its settings.
+            if wandb.login(prompt=False):
                 run = wandb.init(**online)
                 kept.write_text(run.id + "\n")
-            except Exception as error:  # W&B's own, or of the network beneath it
-                reason = str(error)
+        except Exception as error:  # W&B's own, or of the network beneath it
+            reason = str(error)
         if run is None:
             warnings.warn(f"Weights & Biases is offline for this run: {reason}", stacklevel=3)
             arguments["mode"] = "offline"
@@ -301,10 +310,3 @@ def _start_wandb(
     # The axis of every chart.
     run.define_metric("*", step_metric="step")
     return run
-
-
-def _has_key() -> bool:
-    """Whether W&B itself finds a key: in the environment, a netrc of any host, its settings."""
-    import wandb
-
-    return bool(wandb.login(prompt=False))
