@@ -141,7 +141,7 @@ def test_bfloat16_keeps_float32_parameters_and_learns(configure):
     folder = trainer.train(config)
     assert {value.dtype for value in arrays(folder).values()} == {jnp.dtype("float32")}
     found = losses(folder)
-    assert found[-1] < 0.7 * found[0]
+    assert found[-1] < 0.8 * found[0]
     plain = losses(trainer.train(configure("plain", num_epochs=12, model={})))
     assert found != plain
     assert np.allclose(found, plain, atol=0.15)
@@ -151,7 +151,7 @@ def test_bfloat16_is_refused_where_a_gpu_would_only_emulate_it(configure, monkey
     class Old:
         compute_capability, device_kind = "7.5", "Tesla T4"
 
-    monkeypatch.setattr(trainer.jax, "devices", lambda: [Old()])
+    monkeypatch.setattr(trainer, "first_device", Old)
     with pytest.raises(UserError, match=r"Tesla T4 can't compute in bfloat16.*set it to float32"):
         trainer.train(configure(precision="bfloat16"))
 
@@ -172,7 +172,7 @@ def test_a_run_without_progress_ends_early_and_stays_ended(configure, capsys):
 def test_each_option_reaches_the_step(configure):
     plain = losses(trainer.train(configure("plain", num_epochs=1)))
     for number, training in enumerate((
-        {"use_class_weights": False},
+        {"use_class_weights": True},
         {"loss": {"type": "focal"}},
         {"loss": {"onset_weight": 4.0}},
         {"augmentation": {"cutout": 0.5}},
