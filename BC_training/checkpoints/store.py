@@ -226,7 +226,9 @@ def _sound(run: Path, *, warn: bool = False) -> dict[Path, Bundle]:
 def _write(folder: Path, items: Mapping[str, Any], bundle: Bundle) -> None:
     arrays = {name: flatten(item) for name, item in items.items()}
     needed = OVERHEAD + sum(array.nbytes for item in arrays.values() for array in item.values())
-    free = shutil.disk_usage(folder.resolve().parent).free
+    place = folder.resolve().parent
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
     if free < needed:  # asked first: where a disk fills up, Orbax's threads print dozens of errors
         raise OSError(f"{needed / 2**20:.1f} MiB are needed, {free / 2**20:.1f} MiB are free")
     digests = {
