@@ -399,6 +399,7 @@ def test_a_resumed_run_goes_on_with_its_run_of_weights_and_biases(configure, mon
         return real(**{**arguments, "mode": "offline", "resume": None})
 
     monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "login", lambda **_: True)  # asks the server
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     config = configure(evaluation={}, logging={"use_wandb": True})
