@@ -22,7 +22,7 @@ from BC_training.analysis import policy as policy_analysis
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common import config_file
 from BC_training.common.dataset import open_data
-from BC_training.common.episodes import Episodes
+from BC_training.common.episodes import Episodes, split
 from BC_training.common.types import ModelConfig, WindowSpec
 from BC_training.networks.model import Model
 from BC_training.play.policy import Policy
@@ -89,12 +89,13 @@ def untrained(folder, made, model, thresholds=(0.0, 0.5, 1.0)):
     config = config_file.validate(raw, "the test")
     data = open_data(config)
     changes = {
-        "config": config,
         "spec": data.spec,
         "preprocess": data.preprocess,
         "thresholds": thresholds,
     }
-    return save_policy(folder / "run", made_bundle(ACTIONS).model_copy(update=changes))
+    return save_policy(
+        folder / "run", made_bundle(ACTIONS, config=config).model_copy(update=changes)
+    )
 
 
 def test_an_episode_alone(made, tmp_path, monkeypatch):
@@ -183,9 +184,9 @@ def in_windows(folder, number):
     bundle, model = checkpoints.load_model(folder)
     data = open_data(bundle.config, None, bundle.preprocess)
     everything = split(data.episodes, 0.8, 0.2, bundle.config.dataset.split_seed)
-    (split,) = [at for at, numbers in enumerate(everything) if number in numbers]
-    dataset = list(data.splits.values())[split]
-    samples = np.flatnonzero(dataset.episode == everything[split].index(number))
+    (part,) = [at for at, numbers in enumerate(everything) if number in numbers]
+    dataset = list(data.splits.values())[part]
+    samples = np.flatnonzero(dataset.episode == everything[part].index(number))
     batch = bundle.preprocess.batch(dataset.batch(samples), dataset.resident)
     logits = nnx.jit(lambda model, seen: model(seen).logits)(model, batch.observation)
     return jax.nn.sigmoid(logits[:, 0])

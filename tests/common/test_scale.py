@@ -41,7 +41,7 @@ total = 0
 for batch in dataset.train_batches(
     batch_size=batch, steps=range(steps), threads=threads
 ):
-    total += int(batch.observation.frames[0, 0, -1, 0, 0, 0])
+    total += int(batch.observation.frames[0, -1, 0, 0, 0])
 print(total)
 print(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 """

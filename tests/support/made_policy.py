@@ -19,12 +19,13 @@ ACTIONS = (
 MODEL = {"name": "pure_cnn", "conv_stem": 2, "conv_features": [4, 8], "dense_features": [8]}
 
 
-def made_bundle(actions=ACTIONS, state=(), **frame) -> Bundle:
+def made_bundle(actions=ACTIONS, state=(), config=None, **frame) -> Bundle:
     """A bundle for the simulated fight, or for whatever takes these actions and frames."""
     contract = {"height": 36, "width": 64, "channels": 3, "color_order": "RGB", "fps": 17.0}
     contract |= {"resize": "none"} | frame
+    plain = {"dataset": {"path": "d"}, "model": MODEL}
     return Bundle(
-        config=config_file.validate({"dataset": {"path": "d"}, "model": MODEL}, "the test"),
+        config=config or config_file.validate(plain, "the test"),
         spec=DataSpec(actions=actions, state=state, frame=FrameContract(**contract)),
         preprocess=Preprocess(frame_mean=(0.0,) * 3, frame_std=(1.0,) * 3),
         thresholds=(0.5,) * len(actions),
