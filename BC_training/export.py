@@ -60,12 +60,18 @@ def convert(bundle: Bundle, model: Model, precision: Precision) -> Network:
         UserError: the converter is not installed, or it can't convert this model.
     """
     jax2onnx = require("jax2onnx", "export")
+    if jax.__version_info__ >= (0, 11):
+        raise UserError(
+            f"jax2onnx can't read what JAX {jax.__version__} traces; export with the JAX of Python "
+            "3.11: uv run --python 3.11 --group export -m BC_training.export ..."
+        )
     for _, module in nnx.iter_modules(model):
         # What runs on the CPU in another way in JAX is the plain operation in ONNX.
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = lax.conv_general_dilated
         if isinstance(module, ResNet):
-            module.max_pool = max_pool_by_shifts
+            replaced: Any = module
+            replaced.max_pool = max_pool_by_shifts
     graph, state = nnx.split(model)
     if precision == "float16":
         state = jax.tree.map(lambda x: x.astype(jnp.float16), state)

@@ -5,6 +5,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+Rule = Literal["threshold", "sample"]
+"""How probabilities become presses."""
+
 
 class Decision(NamedTuple):
     """What a policy decides at a tick."""
@@ -18,9 +21,7 @@ class Decision(NamedTuple):
 class ButtonDecoder:
     """Decides tick by tick which buttons are down."""
 
-    def __init__(
-        self, rule: Literal["threshold", "sample"], thresholds: Float[np.ndarray, "A"], seed: int
-    ):
+    def __init__(self, rule: Rule, thresholds: Float[np.ndarray, "A"], seed: int):
         """Begins a fight.
 
         Args:

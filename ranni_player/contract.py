@@ -26,7 +26,8 @@ def require_same(trained: Mapping[str, Any], offered: Mapping[str, Any], source:
 
 def offered_by(env: Environment) -> dict[str, Any]:
     """Returns what an environment offers, under the names of a frame contract."""
-    height, width, channels = env.observation_space["frame"].shape
+    space: Any = env.observation_space
+    height, width, channels = space["frame"].shape
     values = (height, width, channels, env.color_order, env.resize_method, env.fps)
     return {"actions": env.action_names, **dict(zip(FRAME_KEYS, values, strict=True))}
 

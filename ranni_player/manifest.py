@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.button_decoder import Rule
 from ranni_player.observations import ObservationSpec
 
 FORMAT = 1
@@ -21,7 +22,7 @@ class Manifest:
     model: str
     actions: list[str]
     """The A buttons, in the order of the network's outputs."""
-    rule: str
+    rule: Rule
     """threshold or sample, as in the section `play` of the configuration."""
     thresholds: list[float]
     """Probability from which each action is pressed."""

@@ -66,7 +66,7 @@ class Player:
         if instruction is not None and instruction not in manifest.instructions:
             choices = "; ".join(manifest.instructions) or "none"
             raise UserError(f"--instruction {instruction!r}: this policy takes {choices}")
-        self._feed = {
+        self._feed: dict[str, Any] = {
             name: np.zeros(shape, dtype) for name, (shape, dtype) in manifest.memory.items()
         }
         self._feed["age"] -= 1

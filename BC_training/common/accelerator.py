@@ -1,14 +1,15 @@
 """The device that a process computes on."""
 
 import os
+from typing import Any
 
 import jax
 
 from gameplay_pipeline.plumbing.errors import UserError
 
 
-def first_device() -> jax.Device:
-    """Returns the first device of this process.
+def first_device() -> Any:
+    """Returns the first device of this process, a jax.Device.
 
     Raises:
         UserError: JAX can't start the backend that JAX_PLATFORMS names, or none at all.

@@ -22,7 +22,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype[Any]
-    count: int
+    elements: int
 
 
 class _Tensor(NamedTuple):
@@ -85,8 +85,8 @@ def _read(opened: BinaryIO, size: int) -> dict[str, np.ndarray]:
         (count,) = np.frombuffer(opened.read(8), "<i8").tolist()
         storage = storages[key]
         length = count * storage.dtype.itemsize
-        if count != storage.count or not 0 <= length <= size:
-            raise UserError(f"storage {key} has {count} values, not {storage.count}")
+        if count != storage.elements or not 0 <= length <= size:
+            raise UserError(f"storage {key} has {count} values, not {storage.elements}")
         data[key] = np.frombuffer(opened.read(length), storage.dtype, count)
     return {
         name: _array(name, tensor, data[tensor.storage.key]) for name, tensor in tensors.items()

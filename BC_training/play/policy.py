@@ -15,7 +15,7 @@ from BC_training.common.types import RawObservation
 from BC_training.networks.model import Model
 from BC_training.play.tick import Memory, PolicyTick
 from gameplay_pipeline.plumbing.errors import UserError
-from ranni_player.button_decoder import ButtonDecoder, Decision
+from ranni_player.button_decoder import ButtonDecoder, Decision, Rule
 from ranni_player.observations import ObservationReader, ObservationSpec
 
 
@@ -31,7 +31,8 @@ class Policy:
         """
         self.bundle = bundle
         config = bundle.config
-        self._rule, self._instruction = config.play.rule, config.dataset.instruction
+        self._rule: Rule = config.play.rule
+        self._instruction = config.dataset.instruction
         self._spec = observation_spec(bundle)
         self._thresholds = np.array(bundle.thresholds)
         graph, self._state = nnx.split(model)

@@ -218,8 +218,8 @@ def test_a_checkpoint_of_another_accelerator_loads_here(trained, tmp_path):
     written = elsewhere / "model" / "_sharding"
     text = written.read_text()
     # A device that isn't here; JSON within JSON.
-    assert r'\"id\": 0' in text
-    written.write_text(text.replace(r'\"id\": 0', r'\"id\": 7'))
+    assert r"\"id\": 0" in text
+    written.write_text(text.replace(r"\"id\": 0", r"\"id\": 7"))
     here = flatten(nnx.state(checkpoints.load_model(checkpoints.locate(trained))[1]))
     there = flatten(nnx.state(checkpoints.load_model(elsewhere)[1]))
     assert all(np.array_equal(here[name], there[name]) for name in here)

@@ -283,7 +283,7 @@ def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path,
             ("--env", "tests.support.toy_env:Toy-v0", "--play", '{"rools": "sample"}'),
             "play.rools: unknown key; the nearest known one is play.rule",
         ),
-        (("--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
+        (("--env", ARENA, "--video", "fight.avi"), "--video: fight.avi does not end in .mp4"),
         (("--env", ARENA, "--json", "nowhere/fights.json"), "--json: no folder nowhere"),
         (("--env", ARENA, "--video", "nowhere/fight.mp4"), "--video: no folder nowhere"),
         (
