@@ -120,7 +120,7 @@ def test_a_chunk_that_turns_unreadable_names_itself_and_leaves_a_checkpoint(
         *("--system.num_workers", "2"),
     )
     # Otherwise all of so small a training is read before it begins.
-    monkeypatch.setattr(datasets, "MOST_TOGETHER", 1)
+    monkeypatch.setattr(datasets, "MAX_GROUPED", 1)
     make = trainer.TrainStep
     gone = made.path / "episode_1" / "frames" / ("40.0.0.0" if chunk == 1 else "2.0.0.0")
     kept = gone.read_bytes()
