@@ -375,7 +375,7 @@ def repository(folder: Path, whole: bool = True) -> str:
     copy.mkdir()
     names = ["pyproject.toml", "uv.lock", "README.md", "LICENSE"]
     if whole:
-        names += ["BC_training", "boss_arena", "gameplay_pipeline", "vizdoom_games"]
+        names += ["BC_training", "boss_arena", "gameplay_pipeline", "ranni_player", "vizdoom_games"]
     for name in names:
         if (ROOT / name).is_dir():
             ignore = shutil.ignore_patterns("__pycache__")
