@@ -93,7 +93,8 @@ class Player:
             self._reader.remember(previous)
         inputs = self._reader.read(observation)
         given = {name: value for name, value in inputs._asdict().items() if value is not None}
-        probabilities, *memory = self._session.run(None, {**self._feed, **given})
+        outputs: list[Any] = list(self._session.run(None, {**self._feed, **given}))
+        probabilities, *memory = outputs
         self._feed.update(zip(self.manifest.memory, memory, strict=True))
         pressed = self._decode(probabilities)
         self._reader.remember(pressed)
