@@ -53,18 +53,23 @@ class Network(NamedTuple):
     """Shape and data type of what is carried from tick to tick."""
 
 
-def convert(bundle: Bundle, model: Model, precision: Precision) -> Network:
-    """Traces a policy's tick and converts it.
-
-    Raises:
-        UserError: the converter is not installed, or it can't convert this model.
-    """
+def _converter() -> Any:
     jax2onnx = require("jax2onnx", "export")
     if jax.__version_info__ >= (0, 11):
         raise UserError(
             f"jax2onnx can't read what JAX {jax.__version__} traces; export with the JAX of Python "
             "3.11: uv run --python 3.11 --group export -m BC_training.export ..."
         )
+    return jax2onnx
+
+
+def convert(bundle: Bundle, model: Model, precision: Precision) -> Network:
+    """Traces a policy's tick and converts it.
+
+    Raises:
+        UserError: the converter is not installed, or it can't convert this model.
+    """
+    jax2onnx = _converter()
     for _, module in nnx.iter_modules(model):
         # What runs on the CPU in another way in JAX is the plain operation in ONNX.
         if isinstance(module, nnx.Conv):
