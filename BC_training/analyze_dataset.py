@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from BC_training.analysis.dataset import checks, page, reaction, statistics
+from BC_training.analysis.dataset import checks, integrity, page, reaction, statistics
 from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
@@ -37,6 +37,7 @@ def _print(summary: Mapping[str, Any]) -> None:
         f"minutes of play {minutes}, colour order {summary['color_order']}, "
         f"resized by {summary['resize']}"
     )
+    out.print(f"checksums: {summary['checksums']}")
     out.print(f"lengths {lengths['min']} to {lengths['max']}, median {lengths['median']:g}")
     out.print(_action_table(summary["actions"]))
     out.print(
@@ -116,6 +117,7 @@ def analyze(
     json: Path | None = None,
     strict: bool = False,
     threads: int = 2,
+    checksums: bool = False,
 ) -> int:
     """Describes a dataset and checks it; every frame is decoded once.
 
@@ -123,17 +125,21 @@ def analyze(
         dataset: a zarr directory, a .zip of one, or a URL of either.
         html: a file to write a page with plots and sample frames to, for a browser.
         json: a file to write all figures to.
-        strict: exit with status 1 if there are errors.
+        strict: exit with status 1 if there are errors, or files that differ from their checksums.
         threads: how many threads decode frames.
+        checksums: write the SHA-256 of each file of the dataset beside it, where there are none
+            yet. Whenever they are there, they are compared.
     """
     episodes = Episodes(dataset)
-    problems = checks.inspect(episodes, threads=threads)
+    verdict = integrity.verify(episodes, write=checksums)
+    problems = [*checks.inspect(episodes, threads=threads), *verdict.problems]
     # What can't be decoded can't be described either.
     unreadable = [p for p in problems if p.severity == "error" and p not in episodes.skipped]
     if unreadable:
         episodes = episodes.without(unreadable)
     summary = statistics.summarize(episodes, problems)
     summary["delays"] = reaction.estimate(episodes)
+    summary["checksums"] = verdict.said
     _print(summary)
     _print_delays(summary)
     _print_verdict(problems)
@@ -142,7 +148,8 @@ def analyze(
     if html is not None:
         html.write_text(page.render(summary, page.sample_presses(episodes)))
         print(f"page: {html}")
-    return 1 if strict and any(problem.severity == "error" for problem in problems) else 0
+    is_bad = bool(verdict.problems) or any(problem.severity == "error" for problem in problems)
+    return 1 if strict and is_bad else 0
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from BC_training.common.types import DataSpec, FrameContract, Problem
 from gameplay_pipeline.plumbing.errors import DataError, UserError
-from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.plumbing.paths import expand, is_url
 from gameplay_pipeline.store import checks
 from gameplay_pipeline.store.reader import Array, Entry, Reader, read_frames
 
@@ -55,6 +55,11 @@ class Episode:
         """Whether the game state was recorded."""
         return "state" in self._entry.arrays
 
+    @property
+    def is_checksummed(self) -> bool:
+        """Whether damage to any byte of its arrays is noticed when they are read."""
+        return self._entry.is_checksummed
+
     def _table(self, name: str, dtype: type[np.floating]) -> Any:
         array = self._entry.arrays.get(name)
         return None if array is None else array.read().astype(dtype, copy=False)
@@ -81,8 +86,8 @@ class Episodes:
         Raises:
             UserError: the path is missing or no such dataset, or it has no valid episode.
         """
-        self.path, self._validate, self._use_state = str(path), validate, use_state
-        self._reader = _open(path)
+        self.path, self._validate, self._use_state = expand(str(path)), validate, use_state
+        self._reader = _open(self.path)
         names = self._reader.names()
         read = (
             e if isinstance(e, DataError) else checks.take(e) for e in self._reader.entries(names)

@@ -30,10 +30,14 @@ class _Entry(NamedTuple):
     unpacked: int
     """Bytes as they were."""
     is_packed: bool
+    crc: int
+    """CRC-32 of the bytes as they were."""
 
 
 class Archive:
     """A .zip, read without unpacking it; the folder that holds its root group is its root."""
+
+    is_checksummed = True
 
     def __init__(self, base: Storage, name: str, file: Any, where: str):
         """Reads the directory of the archive.
@@ -72,6 +76,7 @@ class Archive:
                 info.compress_size,
                 info.file_size,
                 info.compress_type != zipfile.ZIP_STORED,
+                info.CRC,
             )
             while key:
                 key, _, child = key.rpartition("/")
@@ -80,15 +85,12 @@ class Archive:
                 self._children[key][child] = None
 
     def fetch(self, spans: Sequence[Span]) -> Iterator[bytes | memoryview | None]:
-        wanted = [self._place(span) for span in spans]
-        raw = self._base.fetch([place for place in wanted if place is not None])
+        wanted = [self._place_or_error(span) for span in spans]
+        raw = self._base.fetch([place for place in wanted if isinstance(place, Span)])
         for span, place in zip(spans, wanted, strict=True):
-            if place is None:
-                yield None
-                continue
-            value = next(raw)
-            has_header = place.start == self._entries[span.key].start
-            yield self._cut(span, value) if has_header else value
+            if isinstance(place, DataError):
+                raise place
+            yield None if place is None else self._take(span, place, next(raw) or b"")
 
     def children(self, folder: str) -> list[str]:
         return list(self._children.get(folder.rstrip("/"), ()))
@@ -116,6 +118,13 @@ class Archive:
                     f"{self._where}: its entry {info.filename!r} {wrong}", is_transient=True
                 )
         return infos
+
+    def _place_or_error(self, span: Span) -> Span | DataError | None:
+        """`_place`, with the error in the place of the span that it concerns."""
+        try:
+            return self._place(span)
+        except DataError as error:
+            return error
 
     def _place(self, span: Span) -> Span | None:
         """The bytes of the archive that a span needs: its own where the length of its header is
@@ -149,10 +158,20 @@ class Archive:
             self._starts[key] = start
         return start
 
-    def _cut(self, span: Span, raw: bytes | memoryview | None) -> bytes | memoryview:
-        """A span of an entry that was read with its header."""
+    def _take(self, span: Span, place: Span, raw: bytes | memoryview) -> bytes | memoryview:
+        """A span's bytes from those of its place. An entry that is read whole is compared with its
+        checksum in the archive's directory."""
         entry = self._entries[span.key]
-        raw = raw or b""
+        data = self._cut(span, entry, raw) if place.start == entry.start else raw
+        if len(data) == entry.unpacked and zlib.crc32(data) != entry.crc:
+            raise DataError(
+                f"{self._where}: {span.key} is damaged: its checksum is not the one in the "
+                "archive's directory"
+            )
+        return data
+
+    def _cut(self, span: Span, entry: _Entry, raw: bytes | memoryview) -> bytes | memoryview:
+        """A span of an entry that was read with its header."""
         first = self._header(span.key, entry, raw) - entry.start
         data = memoryview(raw)[first : first + entry.size]
         if len(data) < entry.size:

@@ -96,6 +96,12 @@ class Array:
         is_whole = self.layout.chunk[0] == 1 and self.layout.zarr_metadata is None
         return is_whole and not self.taken_for.channels_first
 
+    @property
+    def is_checksummed(self) -> bool:
+        """Whether damage to any byte of a chunk is noticed."""
+        is_file = self.layout.per_shard is None
+        return self.layout.is_checksummed or (is_file and self.storage.is_checksummed)
+
     def read(self) -> npt.NDArray[Any]:
         """All of it, [N, ...].
 

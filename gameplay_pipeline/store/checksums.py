@@ -38,7 +38,7 @@ def write_checksums(dataset: Path) -> int:
     lines = [f"{digest}  {file}\n" for file, digest in _digests(dataset, _files(dataset))]
     temporary = manifest_path(dataset).with_suffix(".sha256.new")
     try:
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         temporary.replace(manifest_path(dataset))
     except OSError as error:
         raise UserError(f"{manifest_path(dataset)} can't be written: {error.strerror}") from error
@@ -52,10 +52,12 @@ def verify_checksums(dataset: Path) -> list[Difference]:
         UserError: there are none, or a file can't be read.
     """
     try:
-        lines = manifest_path(dataset).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = manifest_path(dataset).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
         raise UserError(f"{manifest_path(dataset)} can't be read: {error}") from error
-    expected = {file: digest for digest, _, file in (line.partition("  ") for line in lines)}
+    expected = {
+        file: digest for digest, _, file in (line.partition("  ") for line in text.splitlines())
+    }
     files = _files(dataset)
     differences = [Difference(file, "is missing") for file in sorted(expected.keys() - set(files))]
     for file, digest in _digests(dataset, files):

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     @property
     def is_checksummed(self) -> bool:
         """Whether damage to any byte of its chunks is noticed when they are read."""
-        return all(array.layout.is_checksummed for array in self.arrays.values())
+        return all(array.is_checksummed for array in self.arrays.values())
 
 
 class Reader:
@@ -191,10 +191,16 @@ class Reader:
         if self._consolidated:
             yield from (self._consolidated.get(key) for key in keys)
             return
-        for raw in self._storage.fetch([Span(key) for key in keys]):
+        done = 0
+        while done < len(keys):
             try:
-                yield None if raw is None else json.loads(bytes(raw))
-            except (ValueError, RecursionError) as error:
+                for raw in self._storage.fetch([Span(key) for key in keys[done:]]):
+                    done += 1
+                    yield _parsed(raw)
+            except DataError as error:  # ends the fetching: what follows is asked for anew
+                if error.is_transient:
+                    raise
+                done += 1
                 yield error
 
     def _entry(self, name: str, metadata: Mapping[str, Any]) -> Entry:
@@ -214,6 +220,14 @@ class Reader:
                 if value is not None and (key := f"{name}/{array}")
             },
         )
+
+
+def _parsed(raw: bytes | memoryview | None) -> Any:
+    """What a JSON file holds, or why it can't be read; None where there is none."""
+    try:
+        return None if raw is None else json.loads(bytes(raw))
+    except (ValueError, RecursionError) as error:
+        return error
 
 
 def read_frames(

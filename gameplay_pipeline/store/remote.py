@@ -51,6 +51,8 @@ def open_remote(url: str) -> Storage:
 class Remote:
     """A folder behind a URL."""
 
+    is_checksummed = False
+
     def __init__(self, filesystem: Any, path: str, url: str):
         self._filesystem, self._path, self._url = filesystem, path.rstrip("/"), url
 

@@ -24,6 +24,9 @@ class Span(NamedTuple):
 class Storage(Protocol):
     """Files by key, such as episode_0/frames/.zarray."""
 
+    is_checksummed: bool
+    """Whether damage to a file that is read whole is noticed."""
+
     def fetch(self, spans: Sequence[Span]) -> Iterator[bytes | memoryview | None]:
         """The bytes of each span, in that order; None where there is no such file.
 

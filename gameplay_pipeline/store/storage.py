@@ -47,6 +47,8 @@ def open_storage(location: str | Path) -> Storage:
 class Folder:
     """A folder on this machine."""
 
+    is_checksummed = False
+
     def __init__(self, path: Path):
         self._path = path.resolve()
 
@@ -96,6 +98,8 @@ class Folder:
 
 class _File:
     """One file on this machine, kept open."""
+
+    is_checksummed = False
 
     def __init__(self, path: Path):
         self._path = path.resolve()

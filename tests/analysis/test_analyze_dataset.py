@@ -15,7 +15,7 @@ from BC_training.analysis.dataset import advice, page, reaction, statistics
 from BC_training.common import config_file
 from BC_training.common.episodes import Episodes
 from tests.support.commands import SAMPLE, run
-from tests.support.made_data import ACTIONS, make_dataset
+from tests.support.made_data import ACTIONS, make_dataset, zipped
 
 
 def test_the_figures_are_those_of_the_data(made):
@@ -86,6 +86,28 @@ def test_animation_ids_are_listed_as_a_vocabulary(made):
         state[0, 0] = 3001.0
     row = statistics.summarize(Episodes(made.path), [])["state"]["NpcAnimId"]
     assert row["vocabulary"] == {"3000": 170, "3001": 5}
+
+
+def test_a_dataset_without_checksums_is_unverifiable_until_they_are_written(made):
+    def analyzed(*arguments):
+        done = run(analyze_dataset.main, "--dataset", made.path, "--strict", *arguments)
+        line = next((li for li in done.out.splitlines() if li.startswith("checksums: ")), done.err)
+        return done.status, line
+
+    hint = "unverifiable: it has none (--checksums writes some beside it)"
+    assert analyzed() == (0, f"checksums: {hint}")
+    files = len([file for file in made.path.rglob("*") if file.is_file()])
+    assert analyzed("--checksums") == (0, f"checksums: made.zarr.sha256: written for {files} files")
+    assert analyzed() == (0, "checksums: made.zarr.sha256: all files are as they were")
+    chunk, other = (made.path / "episode_1" / "frames" / f"{t}.0.0.0" for t in (3, 4))
+    chunk.write_bytes(other.read_bytes())  # a frame as good as any, but not the one that was there
+    # Nor are they written anew, which would call the damage sound.
+    assert analyzed("--checksums") == (1, "checksums: made.zarr.sha256: files that differ: 1")
+    done = run(analyze_dataset.main, "--dataset", made.path)
+    assert "episode_1: made.zarr/episode_1/frames/3.0.0.0 is not what it was" in done.out
+    chunk.with_name("3.0.0.0").unlink()
+    done = run(analyze_dataset.main, "--dataset", zipped(made.path))
+    assert "checksums: in every chunk, each compared when it is read" in done.out
 
 
 def test_a_missing_dataset_is_one_message(tmp_path):

@@ -265,6 +265,24 @@ def test_a_truncated_zip_says_so(made):
         Episodes(path)
 
 
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_flipped_bit_in_a_zip_costs_its_episode_only(made, compression):
+    path = zipped(made.path, compression=compression)
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        entries = {info.filename: info for info in archive.infolist()}
+    for name in ("actions/0.0", "actions/.zarray", "frames/3.0.0.0"):
+        info = entries[f"made.zarr/episode_1/{name}"]
+        at = info.header_offset + 30 + len(info.filename) + info.compress_size // 2
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        episodes = Episodes(path)
+        if name.startswith("frames"):
+            with pytest.raises(DataError, match=r"tick 3: chunk .* (checksum|unpacked)"):
+                episodes.read_frames(1, slice(None))
+        else:
+            assert [problem.episode for problem in episodes.skipped] == ["episode_1"]
+
+
 def test_a_zip_whose_entries_point_outside_it_is_refused(made, tmp_path):
     path = tmp_path / "evil.zip"
     with zipfile.ZipFile(path, "w") as archive:
