@@ -12,18 +12,12 @@ from pathlib import Path
 
 import tyro
 
-from gameplay_pipeline.environments.adapter import (
-    AS_IT_IS,
-    AdapterFlag,
-    Environment,
-    Wanted,
-    make,
-)
-from gameplay_pipeline.environments.play import player_seed
+from gameplay_pipeline.environments.adapter import AS_IT_IS, AdapterFlag, Environment
+from gameplay_pipeline.environments.play import Failure, player_seed
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player import check as checks
-from ranni_player.contract import offered_by, require_same
+from ranni_player.environment import KeptEnvironment, make_env
 from ranni_player.fight import FightResult, PolicyPlayer, percentiles, watch_fight
 from ranni_player.player import Player
 from ranni_player.remote import TOKEN, RemotePlayer
@@ -71,8 +65,7 @@ class Play:
                 check_here(player)
             if self.env is not None:
                 player.reset(self.instruction)  # refused before the first fight, if at all
-                env = make_env(self.env, player, self.adapter)
-                self._fight(player, stack.enter_context(contextlib.closing(env)))
+                self._fight(player, self.env)
         return 0
 
     def _load(self, stack: contextlib.ExitStack) -> Player | RemotePlayer:
@@ -80,19 +73,32 @@ class Play:
             return stack.enter_context(RemotePlayer(self.policy, os.environ.get(TOKEN)))
         return Player.load(self.policy, self.provider)
 
-    def _fight(self, player: Player | RemotePlayer, env: Environment) -> None:
+    def _fight(self, player: Player | RemotePlayer, env_id: str) -> None:
         results: list[FightResult] = []
-        for seed in range(self.seed, self.seed + self.episodes):
-            policy_player = PolicyPlayer(player, self.instruction, player_seed(seed))
-            result, _ = watch_fight(env, lambda _, it=policy_player: it, self.policy, seed)
-            results.append(result)
-            print(describe(result), flush=True)
-            if self.json is not None:
-                text = json_format.dumps([fight.plain() for fight in results], indent=2)
-                self.json.write_text(text + "\n", encoding="utf-8")
-        if isinstance(player, RemotePlayer):
+        failures: list[Failure] = []
+        contract = player.manifest.contract()
+        with KeptEnvironment(lambda: make_env(env_id, contract, self.adapter)) as kept:
+            for seed in range(self.seed, self.seed + self.episodes):
+                result = kept.attempt(lambda env, it=seed: self._watch(player, env, it),
+                                      player.manifest.model, seed)  # fmt: skip
+                if isinstance(result, Failure):
+                    failures.append(result)
+                    print(f"seed {seed}: failed: {result.reason}", flush=True)
+                    continue
+                results.append(result)
+                print(describe(result), flush=True)
+                if self.json is not None:
+                    text = json_format.dumps([fight.plain() for fight in results], indent=2)
+                    self.json.write_text(text + "\n", encoding="utf-8")
+        if isinstance(player, RemotePlayer) and results:
             p50, p95, p99 = percentiles(player.inference_ms).values()
             print(f"of that on the other machine: p50 {p50:.2f} ms, p95 {p95:.2f}, p99 {p99:.2f}")
+        if failures:
+            raise UserError(f"{env_id} failed in {len(failures)} of {self.episodes} fights")
+
+    def _watch(self, player: Player | RemotePlayer, env: Environment, seed: int) -> FightResult:
+        policy_player = PolicyPlayer(player, self.instruction, player_seed(seed))
+        return watch_fight(env, lambda _: policy_player, player.manifest.model, seed)[0]
 
 
 def check_here(player: Player | RemotePlayer) -> None:
@@ -106,26 +112,6 @@ def check_here(player: Player | RemotePlayer) -> None:
     result = checks.replay(player, checks.read_golden(player))
     print(checks.report(player, result))
     result.require_same(player.manifest.precision)
-
-
-def make_env(env_id: str, player: Player | RemotePlayer, adapter: AdapterFlag) -> Environment:
-    """Makes the environment as a policy needs it, and holds it against its contract.
-
-    Raises:
-        UserError: it can't be made, or what it shows or takes is not what the policy learned from.
-    """
-    manifest = player.manifest
-    actions, frame = tuple(manifest.actions), manifest.frame
-    wanted = Wanted(
-        frame["width"], frame["height"], actions, tuple(manifest.attributes), frame["fps"]
-    )
-    env = make(env_id, adapter, wanted)
-    try:
-        require_same({"actions": actions, **frame}, offered_by(env), env_id)
-    except BaseException:
-        env.close()
-        raise
-    return env
 
 
 def describe(fight: FightResult) -> str:

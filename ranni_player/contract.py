@@ -1,16 +1,29 @@
 """What a policy was trained on against what it is about to get."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from gameplay_pipeline.environments.adapter import Environment
 from gameplay_pipeline.plumbing.errors import UserError
 
-FRAME_KEYS = ("height", "width", "channels", "color_order", "resize", "fps")
+
+class Contract(NamedTuple):
+    """What a policy needs of an environment."""
+
+    actions: tuple[str, ...]
+    """The A buttons, in the order of its probabilities."""
+    attributes: tuple[str, ...]
+    """The S attributes of the game's state that it reads."""
+    frame: Mapping[str, Any]
+    """The frame contract: height, width, channels, color_order, resize, fps."""
 
 
 def require_same(trained: Mapping[str, Any], offered: Mapping[str, Any], source: str) -> None:
     """Compares key by key. What one side does not know differs from nothing.
+
+    Args:
+        trained: what the policy was trained on, by name.
+        offered: what it is about to get, under the same names.
+        source: who offers it, for the message.
 
     Raises:
         UserError: something differs; each difference is named.
@@ -22,14 +35,6 @@ def require_same(trained: Mapping[str, Any], offered: Mapping[str, Any], source:
     ]
     if different:
         raise UserError(f"{source} does not fit the policy: {'; '.join(different)}")
-
-
-def offered_by(env: Environment) -> dict[str, Any]:
-    """Returns what an environment offers, under the names of a frame contract."""
-    space: Any = env.observation_space
-    height, width, channels = space["frame"].shape
-    values = (height, width, channels, env.color_order, env.resize_method, env.fps)
-    return {"actions": env.action_names, **dict(zip(FRAME_KEYS, values, strict=True))}
 
 
 def _listed(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player.button_decoder import Rule
+from ranni_player.contract import Contract
 from ranni_player.observations import ObservationSpec
 
 FORMAT = 1
@@ -62,6 +63,10 @@ class Manifest:
             tuple(self.attributes),
             self.past_actions,
         )
+
+    def contract(self) -> Contract:
+        """Returns what the policy needs of an environment."""
+        return Contract(tuple(self.actions), tuple(self.attributes), self.frame)
 
     def write(self, folder: Path) -> None:
         """Writes the manifest with a digest of all of it."""

@@ -19,6 +19,7 @@ from BC_training.common.types import DataSpec, Section
 from BC_training.networks.model import Model
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import is_url
+from ranni_player import contract
 
 FORMAT = 2
 """Of what is written. Format 1, which is still read, has no digests."""
@@ -157,17 +158,7 @@ def require_same(bundle: Bundle, offered: DataSpec, source: str) -> None:
     )
     if not bundle.config.model.window().state:
         del then["state"]
-    different = [
-        f"{key} {_listed(now[key])}, trained on {_listed(then[key])}"
-        for key in then
-        if then[key] != now[key] and not {None, "unknown"} & {then[key], now[key]}
-    ]
-    if different:
-        raise UserError(f"{source} does not fit the checkpoint: {'; '.join(different)}")
-
-
-def _listed(value: Any) -> str:
-    return (", ".join(value) or "none") if isinstance(value, tuple) else str(value)
+    contract.require_same(then, now, source)
 
 
 def _digest(raw: Any) -> str:

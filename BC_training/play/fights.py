@@ -3,24 +3,24 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
 
 from BC_training.checkpoints import store as checkpoints
-from BC_training.checkpoints.bundle import Bundle, read_bundle, require_same
-from BC_training.common.types import DataSpec, FrameContract
+from BC_training.checkpoints.bundle import Bundle, read_bundle
 from BC_training.play.fight import FightResult, FightTask, fight
 from BC_training.play.policy import Policy
 from BC_training.play.summary import Summary, summarize
-from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment, Wanted, make
-from gameplay_pipeline.environments.play import Failure, attempt
+from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment
+from gameplay_pipeline.environments.play import Failure
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.workers import WorkerDied, in_worker_processes, usable_cores
+from ranni_player import environment
+from ranni_player.contract import Contract
 
 
 class FightSetup(NamedTuple):
@@ -45,54 +45,22 @@ class FightSetup(NamedTuple):
         return Policy(bundle.with_play(self.play), model)
 
 
-class _Fighter:
-    """Has one fight after another with one policy and one environment; a context manager."""
+@contextlib.contextmanager
+def _fighter(setup: FightSetup) -> Iterator[Callable[[FightTask], FightResult | Failure]]:
+    """Gives what has one fight after another, with one policy and one environment."""
+    policy = setup.policy()
 
-    def __init__(self, setup: FightSetup):
-        self._setup = setup
+    def make() -> Environment:
+        return make_env(setup.env_id, policy.bundle, setup.adapter, all_attributes=setup.explain)
 
-    def __enter__(self) -> Callable[[FightTask], FightResult | Failure]:
-        self._policy = self._setup.policy()
-        self._env: Environment | None = None
-        self._lost: Failure | None = None
-        return self._fight
+    with environment.KeptEnvironment(make) as kept:
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def _fight(self, task: FightTask) -> FightResult | Failure:
-        env = self._env or self._make_env()
-        self._env, self._lost = env, None
-        have = functools.partial(fight, self._policy, env, task, explain=self._setup.explain)
-        result = attempt(have, task.player, task.seed)
-        if isinstance(result, Failure):
-            self._lost = result
-            self._close()  # whatever state it is in: the next fight gets a new one
-        return result
-
-    def _make_env(self) -> Environment:
-        try:
-            return make_env(
-                self._setup.env_id,
-                self._policy.bundle,
-                self._setup.adapter,
-                all_attributes=self._setup.explain,
+        def have(task: FightTask) -> FightResult | Failure:
+            return kept.attempt(
+                lambda env: fight(policy, env, task, explain=setup.explain), task.player, task.seed
             )
-        except UserError as error:
-            if self._lost is None:
-                raise
-            lost = f"{self._lost.player}, seed {self._lost.seed}: {self._lost.reason}"
-            raise UserError(f"{lost}; and after that: {error}") from error
 
-    def _close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        yield have
 
 
 def plan_fights(
@@ -127,7 +95,7 @@ def run_fights(
         UserError: the environment can't be made, or breaks the checkpoint's contract.
     """
     if workers == 0:
-        with _Fighter(setup) as have:
+        with _fighter(setup) as have:
             for task in tasks:
                 yield have(task)
         return
@@ -186,31 +154,10 @@ def make_env(
     Raises:
         UserError: it can't be made, or what it shows or takes is not what the policy learned from.
     """
-    spec, frame = bundle.spec, bundle.spec.frame
+    spec = bundle.spec
     attributes = spec.state if bundle.config.model.window().state else ()
-    wanted = Wanted(
-        frame.width, frame.height, spec.actions, None if all_attributes else attributes, frame.fps
-    )
-    env = make(env_id, adapter, wanted)
-    has_all = set(attributes) <= set(env.attribute_names)
-    offered = DataSpec(
-        actions=env.action_names,
-        state=attributes if has_all else env.attribute_names,
-        frame=FrameContract(
-            height=frame.height,
-            width=frame.width,
-            channels=3,
-            color_order=env.color_order,
-            resize=env.resize_method,
-            fps=env.fps,
-        ),
-    )
-    try:
-        require_same(bundle, offered, env_id)
-    except BaseException:
-        env.close()
-        raise
-    return env
+    contract = Contract(spec.actions, attributes, spec.frame.model_dump())
+    return environment.make_env(env_id, contract, adapter, all_attributes=all_attributes)
 
 
 def choose_workers(env: Environment, workers: int | None, fights: int) -> int:
@@ -227,10 +174,12 @@ def choose_workers(env: Environment, workers: int | None, fights: int) -> int:
     return 1
 
 
-def _fighter_on_cpu(setup: FightSetup) -> _Fighter:
+def _fighter_on_cpu(
+    setup: FightSetup,
+) -> contextlib.AbstractContextManager[Callable[[FightTask], FightResult | Failure]]:
     # The trainer may hold the accelerator, which some kinds lend to one process only.
     jax.config.update("jax_platforms", "cpu")
-    return _Fighter(setup)
+    return _fighter(setup)
 
 
 def _write(

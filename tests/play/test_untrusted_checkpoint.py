@@ -51,7 +51,7 @@ def test_the_arguments_that_it_names_are_followed_only_when_given(policy_for):
     assert "the checkpoint's environment.arguments are not followed" in done.err
     assert '"frame_skip": 7' in done.err
     # The rest of its settings is: without them there is no image, and no button has its name.
-    assert "does not fit the checkpoint: resize area, trained on none" in done.err
+    assert "does not fit the policy: resize area, trained on none" in done.err
 
 
 def test_one_of_the_projects_own_environments_is_followed(policy_for):
