@@ -34,6 +34,7 @@ from gameplay_pipeline.convert.repack_sources import RepackSource, open_source
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.store.checks import is_rate, names_in
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 MAX_LISTED = 20
@@ -112,9 +113,11 @@ def _describe(job: Repacking, source: RepackSource, names: list[str]) -> Dataset
     """Describes the new dataset."""
     before = source.attributes
     keys = (
-        before.get("keys") if job.keys is None else [name.strip() for name in job.keys.split(",")]
+        names_in(job.source, before, "keys")
+        if job.keys is None
+        else tuple(name.strip() for name in job.keys.split(","))
     )
-    if not isinstance(keys, list) or not all(isinstance(key, str) and key for key in keys):
+    if not all(keys) or not keys:
         raise UserError(
             f"{job.source}: the root attribute 'keys' does not name the buttons; give --keys"
         )
@@ -135,12 +138,12 @@ def _describe(job: Repacking, source: RepackSource, names: list[str]) -> Dataset
             "channels; give --assume-color-order RGB or BGR"
         )
     fps = before.get("fps")
-    if fps is not None and (not isinstance(fps, int | float) or fps <= 0):
+    if fps is not None and not is_rate(fps):
         raise UserError(f"{job.source}: the attribute fps is {fps!r}, not a rate above zero")
     carried = ("keys", "attributes", "fps", "color_order", "resize", "resolution", "version")
     return DatasetInfo(
-        keys=tuple(keys),
-        attributes=tuple(before.get("attributes") or ()),
+        keys=keys,
+        attributes=names_in(job.source, before, "attributes"),
         height=height,
         width=width,
         fps=None if fps is None else fps / job.every,
@@ -172,6 +175,10 @@ def _rewrite(job: Repacking, info: DatasetInfo, item: tuple[str, int]) -> Conver
         stored_order = known_color_order(source.attributes, job.assume_color_order)
         swap = job.color_order is not None and job.color_order != stored_order
         pressed = np.logical_or.reduceat(episode.actions, kept, axis=0)
+        corrections = {
+            name: np.logical_or.reduceat(table, kept, axis=0)
+            for name, table in episode.corrections.items()
+        }
         state = episode.state[kept]
         timestamps = None if episode.timestamps is None else episode.timestamps[kept]
         hashes: list[bytes] = []
@@ -183,11 +190,11 @@ def _rewrite(job: Repacking, info: DatasetInfo, item: tuple[str, int]) -> Conver
                     hashes.append(_digest(np.moveaxis(made, -1, 0)))
                     writer.append(made, pressed[at], state[at])
             attributes = {k: v for k, v in episode.attributes.items() if k != "frame_count"}
-            if isinstance(attributes.get("fps"), int | float):
+            if is_rate(attributes.get("fps")):
                 attributes["fps"] /= job.every
-            expected = {"actions": pressed, "state": state, "timestamps": timestamps}
-            compare = functools.partial(_compare, name, hashes, expected)
-            writer.finish(attributes, timestamps=timestamps, check=compare)
+            tables = {"actions": pressed, "state": state, "timestamps": timestamps, **corrections}
+            compare = functools.partial(_compare, name, hashes, tables)
+            writer.finish(attributes, timestamps=timestamps, corrections=corrections, check=compare)
     except DataError as error:
         return Converted(name, problem=str(error))
     except OSError as error:

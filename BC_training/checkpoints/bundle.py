@@ -26,11 +26,11 @@ FORMAT = 2
 
 
 def _as_config(raw: Any) -> Config:
-    return (
-        raw
-        if isinstance(raw, Config)
-        else config_file.stored(raw, "the checkpoint's configuration")
-    )
+    if isinstance(raw, Config):
+        return raw
+    if not isinstance(raw, dict):
+        raise ValueError("its configuration is no JSON object")
+    return config_file.stored(raw, "the checkpoint's configuration")
 
 
 class Bundle(Section):
@@ -129,7 +129,9 @@ def read_bundle(folder: Path) -> Bundle:
             raise ValueError("its checksum is wrong")
         _rename_metrics(raw.get("metrics"))
         return Bundle.model_validate_json(json.dumps(raw))
-    except (OSError, ValueError, RecursionError) as error:  # not UTF-8, no JSON, or refused
+    except UserError:
+        raise
+    except Exception as error:  # not UTF-8, no JSON, refused, or figures of any kind
         raise DataError(f"{folder}: this checkpoint is damaged: {error}") from error
 
 

@@ -164,7 +164,7 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
     """
     plain = _plain(raw, source)
     model = plain.get("model")
-    schema = schema_of(model.get("name", "") if isinstance(model, dict) else "")
+    schema = schema_of(str(model.get("name", "")) if isinstance(model, dict) else "")
     _fill(plain, schema)
     try:
         # By way of JSON, where strict validation takes a list for a tuple.

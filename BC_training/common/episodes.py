@@ -95,7 +95,7 @@ class Episodes:
         entries = dict(zip(names, read, strict=True))
         self.attributes: dict[str, Any] = self._reader.attributes
         self.actions = self._action_names()
-        self.state_names = self._names("attributes")
+        self.state_names = checks.names_in(path, self.attributes, "attributes")
         if not names:
             raise UserError(
                 f"{path}: there are no episodes (groups episode_0, episode_1, ...) in it"
@@ -153,7 +153,7 @@ class Episodes:
         if "fps" in self.attributes:
             rates = [self.attributes["fps"]]
         for fps in rates:
-            if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+            if not checks.is_rate(fps):
                 raise UserError(f"{self.path}: the attribute fps is {fps!r}, not a rate above zero")
         return float(np.median(rates)) if rates else None
 
@@ -271,7 +271,7 @@ class Episodes:
             ) from error
 
     def _action_names(self) -> tuple[str, ...]:
-        actions = self._names("keys")
+        actions = checks.names_in(self.path, self.attributes, "keys")
         if not actions:
             raise UserError(
                 f"{self.path}: the root attribute 'keys' is missing or empty; it must list the "
@@ -282,14 +282,6 @@ class Episodes:
             names = ", ".join(sorted(twice))
             raise UserError(f"{self.path}: 'keys' names {names} more than once")
         return actions
-
-    def _names(self, attribute: str) -> tuple[str, ...]:
-        value = self.attributes.get(attribute, [])
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise UserError(
-                f"{self.path}: the root attribute {attribute!r} must be a list of names"
-            )
-        return tuple(value)
 
     def _examine(self, item: tuple[str, Entry | DataError]) -> Episode | list[Problem]:
         """The episode, or all that can be told against it without decoding its frames."""

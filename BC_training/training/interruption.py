@@ -12,7 +12,9 @@ class Interruption:
 
     def __init__(self) -> None:
         self.received = False
-        self._at_once = False
+        self.awaited = "this step"
+        """What a signal waits for, in words."""
+        self._at_once: str | None = None
 
     def __enter__(self) -> "Interruption":
         signals = [signal.SIGINT, signal.SIGTERM]
@@ -31,19 +33,22 @@ class Interruption:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """While all that was learned is in a checkpoint: a signal raises KeyboardInterrupt."""
-        self._at_once = True
+    def at_once(self, said: str) -> Iterator[None]:
+        """While all that was learned is in a checkpoint: a signal raises KeyboardInterrupt, once it
+        was said what becomes of the work at hand."""
+        self._at_once = said
         try:
             if self.received:
                 raise KeyboardInterrupt
             yield
         finally:
-            self._at_once = False
+            self._at_once = None
 
     def _note(self, *_: object) -> None:
-        if self.received or self._at_once:
-            self.received = True
+        if self.received:
             raise KeyboardInterrupt
         self.received = True
-        print("stopping after this step; a checkpoint will be written", file=sys.stderr)
+        if self._at_once is not None:
+            print(self._at_once, file=sys.stderr)
+            raise KeyboardInterrupt
+        print(f"stopping after {self.awaited}; a checkpoint will be written", file=sys.stderr)

@@ -175,13 +175,15 @@ class Trainer:
                             f"{config.training.early_stopping_patience} epochs; stopping"
                         )
                         break
+                    interruption.awaited = "this step"
                     costs = self._train_epoch(epoch, batches, log, interruption)
+                    interruption.awaited = "this epoch's evaluation"
                     bundle = self._judge(epoch + 1, costs, log)
                     if self._should_save(bundle):
                         self.run.save(self.state, bundle)
-                    self._fight_if_due(bundle, log, interruption)
                     if interruption.received:
                         self._stop(bundle)
+                    self._fight_if_due(bundle, log, interruption)
             self._finish(log)
         except DataError as error:
             raise self._save_and_explain(error) from error
@@ -243,7 +245,8 @@ class Trainer:
         """Has a saved checkpoint fight, unless it has fought, or is not of a whole epoch."""
         whole = bundle.step == bundle.epoch * self.steps_per_epoch
         if bundle.fights is None and whole and self.fights.is_due(bundle.epoch):
-            with interruption.at_once():
+            said = f"the fights end; --resume goes on from the checkpoint of step {bundle.step}"
+            with interruption.at_once(said):
                 fought = self.fights.fight(self.state, bundle, log)
             if fought.fights is not None:
                 self.run.add_fights(fought)

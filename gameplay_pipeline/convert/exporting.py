@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import is_url
+from gameplay_pipeline.store.checks import names_in
 from gameplay_pipeline.store.reader import Entry, Reader, read_frames
 from gameplay_pipeline.store.writer import discard_partial, partial_folder
 
@@ -88,8 +89,9 @@ def open_source(job: Export) -> Source:
     reader = open_reader(job.source)
     names = reader.names()
     examined = dict(zip(names, reader.entries(names), strict=True))
-    if not isinstance(reader.attributes.get("keys"), list):
+    if not names_in(job.source, reader.attributes, "keys"):
         raise UserError(f"{job.source}: the root attribute 'keys' is missing")
+    names_in(job.source, reader.attributes, "attributes")
     color = known_color_order(reader.attributes, job.assume_color_order)
     if color is None:
         raise UserError(
@@ -109,9 +111,11 @@ def open_source(job: Export) -> Source:
     return Source(reader, names, entries, color, (height, width))
 
 
-def unnamed_data(reader: Reader, names: Sequence[str], entries: Iterable[Entry]) -> list[str]:
-    """Describes what a dataset contains that its format has no name for."""
-    others = {array for name in names for array in reader.other_arrays(name)}
+def unnamed_data(
+    reader: Reader, names: Sequence[str], entries: Iterable[Entry], carried: Collection[str] = ()
+) -> list[str]:
+    """Describes what a dataset contains that its format has no name for, but for some arrays."""
+    others = {array for name in names for array in reader.other_arrays(name)} - {*carried}
     unnamed = [f"the array {array!r} of the episodes" for array in sorted(others)]
     if not reader.attributes.get("attributes") and any("state" in e.arrays for e in entries):
         unnamed.append("state, since the root attribute 'attributes' does not name its columns")
@@ -156,7 +160,7 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
     if "frames" not in arrays or "actions" not in arrays:
         raise DataError("it has no frames or no actions")
     shape = arrays["frames"].shape
-    if len(shape) != 4 or shape[1] != 3 or shape[0] == 0:
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape:
         raise DataError(f"its frames have shape {shape}, not [N, 3, H, W]")
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":

@@ -33,6 +33,7 @@ from gameplay_pipeline.convert.video import read_frames
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.optional import require
+from gameplay_pipeline.store.checks import is_rate
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 
@@ -129,7 +130,7 @@ def _read_info(path: Path) -> dict[str, Any]:
         )
     if missing := {"features", "fps", "data_path", "video_path"} - set(meta):
         raise UserError(f"{path}: it lacks {', '.join(sorted(missing))}")
-    if not isinstance(meta["fps"], int | float) or not 0 < meta["fps"] < float("inf"):
+    if not is_rate(meta["fps"]):
         raise UserError(f"{path}: its fps is {meta['fps']!r}, not a rate above zero")
     features = meta["features"]
     if not isinstance(features, dict) or ACTION not in features:

@@ -28,6 +28,7 @@ from gameplay_pipeline.convert.minari_format import OURS, TIMES
 from gameplay_pipeline.environments.adapter import resize
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.optional import require
+from gameplay_pipeline.store.checks import is_rate
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
 
 
@@ -70,7 +71,7 @@ def from_minari(job: FromMinari) -> int:
     """
     require("minari", "minari")
     check_paths(job, "folder of a Minari dataset")
-    if job.fps is not None and not 0 < job.fps < float("inf"):
+    if job.fps is not None and not is_rate(job.fps):
         raise UserError(f"--fps is {job.fps:g}, but must be above zero")
     dataset = _open(job)
     plan = _plan(job, dataset)

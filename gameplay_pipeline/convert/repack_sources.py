@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 from gameplay_pipeline.convert.exporting import find_entry, open_reader, unnamed_data
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store.array import Array, read_chunks
-from gameplay_pipeline.store.reader import Entry, Reader, read_frames
+from gameplay_pipeline.store.reader import CORRECTIONS, Entry, Reader, read_frames
 
 CHANNELS = {1: "grey", 3: "RGB", 4: "RGB with an alpha channel"}
 """What frames with a number of channels are taken for; of BGR, likewise."""
@@ -37,6 +37,8 @@ class Episode(NamedTuple):
     timestamps: npt.NDArray[Any] | None
     read_images: Callable[[Int[np.ndarray, "n"]], UInt8[np.ndarray, "n H W 3"]]
     """Reads the frames at some ticks."""
+    corrections: dict[str, npt.NDArray[np.bool_]]
+    """Those of `CORRECTIONS` that it has."""
     notes: list[str]
     """In which respects it is stored otherwise than in the project's layout."""
 
@@ -96,7 +98,7 @@ class EpisodeGroups:
         return [_size(shape) for shape in shapes if _channel_axis(shape) is not None]
 
     def not_carried_over(self, names: Sequence[str]) -> list[str]:
-        return unnamed_data(self._reader, names, self._entries(names))
+        return unnamed_data(self._reader, names, self._entries(names), CORRECTIONS)
 
     def read(self, name: str, keys: Sequence[str], attributes: Sequence[str]) -> Episode:
         entry = find_entry(self._reader, name)
@@ -109,7 +111,21 @@ class EpisodeGroups:
         for array_name, array in arrays.items():
             if _length(array_name, array) != length:
                 raise DataError(f"{length} frames but {array.shape[0]} {array_name}")
-        return _read(entry.attributes, arrays, np.arange(length), keys, attributes)
+        episode = _read(entry.attributes, arrays, np.arange(length), keys, attributes)
+        return episode._replace(corrections=self._corrections(name, length, len(keys)))
+
+    def _corrections(
+        self, name: str, length: int, columns: int
+    ) -> dict[str, npt.NDArray[np.bool_]]:
+        tables = {}
+        for kind, shape in zip(CORRECTIONS, ((length, columns), (length,)), strict=True):
+            array = self._reader.open_array(f"{name}/{kind}")
+            if array is None:
+                continue
+            if array.shape != shape or array.dtype != np.bool_:
+                raise DataError(f"its {kind} are {array.dtype} {array.shape}, not bool {shape}")
+            tables[kind] = array.read()
+        return tables
 
     def _entries(self, names: Sequence[str]) -> list[Entry]:
         return [entry for entry in self._reader.entries(names) if isinstance(entry, Entry)]
@@ -203,6 +219,7 @@ def _read(
         state.astype(np.float32),
         read_rows(arrays["timestamps"], ticks) if "timestamps" in arrays else None,
         functools.partial(_read_images, frames, axis, ticks),
+        {},
         notes,
     )
 

@@ -33,6 +33,7 @@ from gameplay_pipeline.plumbing.optional import require
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.plumbing.video import LOSSLESS, LOSSY, Encoding, VideoWriter
 from gameplay_pipeline.plumbing.workers import in_processes
+from gameplay_pipeline.store.checks import is_rate
 from gameplay_pipeline.store.writer import partial_folder
 
 SAMPLED_FRAMES = 100
@@ -100,7 +101,7 @@ def _ticks_per_second(job: ToLeRobot, source: Source) -> float:
     rates = [each["fps"] for each in attributes if "fps" in each]
     stated = source.reader.attributes.get("fps")
     fps = job.fps or stated or (float(np.median(rates)) if rates else None)
-    if not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+    if fps is None or not is_rate(fps):
         raise UserError(f"{job.source}: its fps is {fps}; give --fps, the ticks per second")
     return fps
 

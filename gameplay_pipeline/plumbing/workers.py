@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,6 +19,9 @@ from gameplay_pipeline.plumbing.errors import UserError
 
 PATIENCE_S = 5.0
 """Seconds that a worker gets to end by itself."""
+
+SAID_AFTER_S = 1.0
+"""Seconds of waiting for workers after which that is said."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -115,12 +119,26 @@ def in_worker_processes(
                     running.pop(connection).join()
                 yield result
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join(PATIENCE_S)
-            process.kill()
-            process.join()
+        _end([*running.values()])
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """Ends processes: asks them to, and after a while makes them."""
+    began = time.monotonic()
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(max(began + SAID_AFTER_S - time.monotonic(), 0))
+    if left := sum(process.is_alive() for process in processes):
+        print(
+            f"waiting up to {PATIENCE_S:g} s for {left} worker processes to end",
+            file=sys.stderr,
+            flush=True,
+        )
+    for process in processes:
+        process.join(max(began + PATIENCE_S - time.monotonic(), 0))
+        process.kill()
+        process.join()
 
 
 def _work(connection: Connection, open_worker: Callable[[], Worker[Any, Any]]) -> None:

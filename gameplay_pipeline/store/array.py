@@ -260,7 +260,8 @@ class ChunkReader:
             DataError: a shard's index is damaged.
         """
         spans = [array.span(place) for array, place in wanted]
-        self._raw = wanted[0][0].storage.fetch([span for span in spans if span is not None])
+        some = [span for span in spans if span is not None]
+        self._raw = wanted[0][0].storage.fetch(some) if some else iter(())
         self._chunks = iter(zip(wanted, spans, strict=True))
 
     def decode_into(self, out: UInt8[np.ndarray, "bytes"]) -> None:

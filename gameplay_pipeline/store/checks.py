@@ -2,16 +2,19 @@
 one: both ask here. Nothing is decoded but tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gameplay_pipeline.plumbing.errors import DataError
+from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store.array import Array, TakenFor
 from gameplay_pipeline.store.reader import ARRAYS, Entry, Reader
+
+MAX_RATE = 1e6
+"""Ticks a second that no game has."""
 
 
 class Fault(NamedTuple):
@@ -41,6 +44,23 @@ class Expected(NamedTuple):
     """Number of state columns; 0 if there is no state."""
     frame_shape: tuple[int, ...]
     """(3, H, W)."""
+
+
+def names_in(location: str | Path, attributes: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """Returns the names that a root attribute lists; none if it is not there.
+
+    Raises:
+        UserError: it is no list of names.
+    """
+    value = attributes.get(key) or []
+    if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
+        raise UserError(f"{location}: the root attribute {key!r} must be a list of names")
+    return tuple(value)
+
+
+def is_rate(value: object) -> bool:
+    """Returns whether an attribute says how many ticks a second has."""
+    return type(value) in (int, float) and 0 < value < MAX_RATE  # pyright: ignore[reportOperatorIssue]
 
 
 def most_common_shapes(entries: Iterable[Entry | DataError]) -> tuple[tuple[int, int, int], int]:

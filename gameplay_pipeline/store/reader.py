@@ -20,6 +20,10 @@ from gameplay_pipeline.store.storage import open_storage
 ARRAYS = ("frames", "actions", "state", "timestamps")
 """What an episode may hold."""
 
+CORRECTIONS = ("policy_actions", "intervention")
+"""What an episode may hold besides, where a person took over from a policy: what that pressed,
+bool [N, A], and whether the person drove, bool [N]."""
+
 EPISODE = re.compile(r"episode_(\d+)")
 
 INDEXED_AT_ONCE = 1024

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -233,6 +233,7 @@ class EpisodeWriter:
         attributes: dict[str, Any],
         *,
         timestamps: npt.NDArray[np.float64] | None = None,
+        corrections: Mapping[str, npt.NDArray[np.bool_]] | None = None,
         check: Callable[[zarr.Group], None] | None = None,
     ) -> int:
         """Completes the episode with its attributes (plain JSON) and puts it into the dataset.
@@ -242,6 +243,7 @@ class EpisodeWriter:
         Args:
             attributes: of the episode.
             timestamps: seconds [N] at which the frames were taken, where they are known.
+            corrections: any of `reader.CORRECTIONS`.
             check: looks at the whole episode before it takes its place; what it raises prevents
                 that.
 
@@ -262,6 +264,7 @@ class EpisodeWriter:
             tables["state"] = np.stack(self._state)
         if timestamps is not None:
             tables["timestamps"] = timestamps
+        tables |= corrections or {}
         with _writing(self._target):
             for name, table in tables.items():
                 array = self._group.create_array(

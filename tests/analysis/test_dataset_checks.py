@@ -132,7 +132,7 @@ BREAKS = {
         lambda m, g: g.attrs.update(fps=30.0), "warning", "its fps is 30, the dataset's is 17"
     ),
     "a rate that is no number": Break(
-        lambda m, g: g.attrs.update(fps="17"), "warning", "its fps is '17', not a number"
+        lambda m, g: g.attrs.update(fps="17"), "warning", "its fps is '17', not a rate above zero"
     ),
     "timestamps that turn back": Break(
         lambda m, g: times(m, g, turn_back), "error", "timestamps do not rise", ticks=(11, 13)

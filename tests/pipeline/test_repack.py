@@ -77,6 +77,23 @@ def test_nothing_changes_but_the_layout(tmp_path, layout, packed, zarr_format, c
     assert "not carried over: the array 'notes'" in out
 
 
+def test_what_a_person_corrected_stays(made, tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    pressed, drove = rng.random((30, 3)) < 0.3, rng.random(30) < 0.2
+    group = zarr.open_group(made.path)["episode_1"]
+    group.create_array("policy_actions", data=pressed)
+    group.create_array("intervention", data=drove)
+    zarr.open_group(made.path)["episode_2"].create_array("intervention", data=np.arange(50))
+    assert run(made.path, tmp_path / "out.zarr", every=2) == 1
+    found = read(tmp_path / "out.zarr", 1)
+    assert np.array_equal(found["policy_actions"], pressed[::2] | pressed[1::2])
+    assert np.array_equal(found["intervention"], drove[::2] | drove[1::2])
+    assert "intervention" not in read(tmp_path / "out.zarr", 0)
+    out = capsys.readouterr().out
+    assert "not carried over" not in out
+    assert "episode_2: its intervention are int64 (50,), not bool (50,)" in out
+
+
 def grey(frames):
     """What all three channels show where a picture has but one."""
     return frames.mean(axis=1, keepdims=True).astype(np.uint8)

@@ -247,7 +247,8 @@ def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path,
         while not (file.exists() and read(file)["fights"]) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(end)
-    _, err = process.communicate(timeout=120)
+    # Not when all of the fights are over.
+    _, err = process.communicate(timeout=20 if end else 120)
     assert process.returncode == (130 if end else 0), err
     numbers = [int(each.name) for each in games.iterdir()]
     assert len(numbers) >= 2  # that of the check before, and one a process that got so far

@@ -259,6 +259,7 @@ def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
     assert stopped.status == 130
     assert last(tmp_path / "run").name == "8"
     assert "--resume" in stopped.out
+    assert "stopping after this epoch's evaluation; a checkpoint will be written" in stopped.err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,11 @@
 import contextlib
 import itertools
 import json
+import os
+import signal
 import subprocess
+import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -197,16 +201,29 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
     assert checkpoints.locate(halves.run_dir()).name == checkpoints.locate(whole.run_dir()).name
 
 
-def test_an_interrupt_during_fights_writes_a_checkpoint(configure, monkeypatch):
-    def interrupted(*arguments, **options):
-        raise KeyboardInterrupt
+@pytest.mark.usefixtures("nearby")
+def test_a_signal_during_fights_ends_them_at_once_and_says_what_is_kept(
+    configure, monkeypatch, capsys
+):
+    monkeypatch.setenv("TOY_SECONDS_A_TICK", "1")  # a fight takes many seconds
+    config, run_fights, sent = configure(), fights.run_fights, []
 
-    monkeypatch.setattr(fights, "keep_fights", interrupted)
-    config = configure()
+    def interrupt():
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def begin(*arguments):
+        threading.Timer(1.5, interrupt).start()
+        return run_fights(*arguments)
+
+    monkeypatch.setattr(fights, "run_fights", begin)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(config)
+    assert time.monotonic() - sent[0] < 5
     (step,) = [int(found.name) for found in config.run_dir().iterdir() if found.name.isdigit()]
     assert read_bundle(config.run_dir() / str(step)).fights is None
+    said = f"the fights end; --resume goes on from the checkpoint of step {step}"
+    assert capsys.readouterr().err.splitlines()[-1] == said
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from BC_training.common.episodes import Episode, Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError
 from gameplay_pipeline.plumbing.progress import track
-from gameplay_pipeline.store.checks import stretches
+from gameplay_pipeline.store.checks import is_rate, stretches
 
 FRAMES_AT_ONCE = 128
 """How many frames are looked at together."""
@@ -87,8 +87,8 @@ def _long_presses(episodes: Episodes, fps: float) -> Iterator[Problem]:
 def _rate_problems(episode: Episode, fps: float | None) -> Iterator[Problem]:
     """An episode's rate against the dataset's, and steps in its timestamps."""
     rate = episode.attributes.get("fps")
-    if rate is not None and not isinstance(rate, int | float):
-        yield Problem("warning", episode.name, f"its fps is {rate!r}, not a number")
+    if rate is not None and not is_rate(rate):
+        yield Problem("warning", episode.name, f"its fps is {rate!r}, not a rate above zero")
     elif rate is not None and fps is not None and abs(rate / fps - 1) > FPS_TOLERANCE:
         yield Problem("warning", episode.name, f"its fps is {rate:g}, the dataset's is {fps:g}")
     timestamps: Float[np.ndarray, "N"] | None = episode.timestamps
