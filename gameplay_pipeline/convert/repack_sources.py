@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float32, Int, UInt8
 
 from gameplay_pipeline.convert.exporting import find_entry, open_reader, unnamed_data
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+from gameplay_pipeline.store import checks
 from gameplay_pipeline.store.array import Array, read_chunks
 from gameplay_pipeline.store.reader import CORRECTIONS, Entry, Reader, read_frames
 
@@ -102,7 +103,8 @@ class EpisodeGroups:
 
     def read(self, name: str, keys: Sequence[str], attributes: Sequence[str]) -> Episode:
         entry = find_entry(self._reader, name)
-        arrays = {n: array for n, array in entry.arrays.items() if n != "state" or attributes}
+        taken = checks.take_zeros(entry).arrays
+        arrays = {n: array for n, array in taken.items() if n != "state" or attributes}
         if "frames" not in arrays or "actions" not in arrays:
             raise DataError("it has no frames or no actions")
         if attributes and "state" not in arrays:
@@ -111,8 +113,12 @@ class EpisodeGroups:
         for array_name, array in arrays.items():
             if _length(array_name, array) != length:
                 raise DataError(f"{length} frames but {array.shape[0]} {array_name}")
-        episode = _read(entry.attributes, arrays, np.arange(length), keys, attributes)
-        return episode._replace(corrections=self._corrections(name, length, len(keys)))
+        _check_tables(arrays, keys, attributes)
+        tables = {name: array.read() for name, array in arrays.items() if name != "frames"}
+        episode = _episode(entry.attributes, arrays["frames"], np.arange(length), tables, keys)
+        notes = [*episode.notes, *map(str, checks.notes(entry._replace(arrays=arrays)))]
+        corrections = self._corrections(name, length, len(keys))
+        return episode._replace(corrections=corrections, notes=notes)
 
     def _corrections(
         self, name: str, length: int, columns: int
@@ -169,27 +175,26 @@ class ReplayBuffer:
 
     def read(self, name: str, keys: Sequence[str], attributes: Sequence[str]) -> Episode:
         number = self.names.index(name)
-        ticks = np.arange(self._ends[number - 1] if number else 0, self._ends[number])
+        first, end = self._ends[number - 1] if number else 0, self._ends[number]
         for array_name, array in self._arrays.items():
             stored = f"data/{self._stored[array_name]}"
-            if _length(stored, array) <= ticks[-1]:
-                raise DataError(f"it ends at {ticks[-1] + 1}, but {stored} at {array.shape[0]}")
-        return _read({}, self._arrays, ticks, keys, attributes)
+            if _length(stored, array) < end:
+                raise DataError(f"it ends at {end}, but {stored} at {array.shape[0]}")
+        arrays, ticks = self._arrays, np.arange(first, end)
+        _check_tables(arrays, keys, attributes)
+        tables = {n: read_rows(array, ticks) for n, array in arrays.items() if n != "frames"}
+        return _episode({}, arrays["frames"], ticks, tables, keys)
 
 
-def _read(
-    attributes: dict[str, Any],
-    arrays: Mapping[str, Array],
-    ticks: Int[np.ndarray, "N"],
-    keys: Sequence[str],
-    state_names: Sequence[str],
-) -> Episode:
-    """Reads what belongs to some ticks of arrays.
+def _check_tables(
+    arrays: Mapping[str, Array], keys: Sequence[str], state_names: Sequence[str]
+) -> None:
+    """Refuses arrays of another shape or type than they must have, before they are read.
 
     Raises:
-        DataError: it can't be read, or an array has another shape or type than it must have.
+        DataError: says which.
     """
-    if len(ticks) == 0:
+    if arrays["frames"].shape[0] == 0:
         raise DataError("it is empty")
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
@@ -198,26 +203,45 @@ def _read(
         if name in arrays and arrays[name].shape[1:] != (len(columns),):
             shape = arrays[name].shape
             raise DataError(f"{name} have shape {shape}, but {len(columns)} columns are named")
-    frames, actions = arrays["frames"], read_rows(arrays["actions"], ticks)
+
+
+def _episode(
+    attributes: dict[str, Any],
+    frames: Array,
+    ticks: Int[np.ndarray, "N"],
+    tables: Mapping[str, npt.NDArray[Any]],
+    keys: Sequence[str],
+) -> Episode:
+    """Puts an episode together.
+
+    Args:
+        attributes: of the episode.
+        frames: of all episodes, or of this one.
+        ticks: rows of the frames that are the episode's.
+        tables: its actions, and its state and timestamps where it has any.
+        keys: names of its action columns.
+
+    Raises:
+        DataError: an action is neither 0 nor 1, or the frames are no pictures.
+    """
     axis = _channel_axis(frames.shape[1:])
-    if axis is None:
+    if axis is None or 0 in frames.shape:
         raise DataError(
             f"its frames have shape {frames.shape}; neither the axis after the first nor the last "
             "has 1, 3 or 4 channels"
         )
-    notes = []
+    notes, actions = [], tables["actions"]
     if (axis, frames.dtype) != (0, np.uint8) or frames.shape[1] != 3:
         shape = ", ".join(map(str, frames.shape[1:]))
         kind = CHANNELS[(*frames.shape[1:], 1)[axis]]
         notes.append(f"its frames were stored as {frames.dtype} [N, {shape}]: taken for {kind}")
     if actions.dtype != np.bool_:
         notes.append(f"its actions were stored as {actions.dtype}, all of them 0 or 1")
-    state = read_rows(arrays["state"], ticks) if state_names else np.zeros((len(ticks), 0))
     return Episode(
         attributes,
         _as_buttons(actions, keys),
-        state.astype(np.float32),
-        read_rows(arrays["timestamps"], ticks) if "timestamps" in arrays else None,
+        tables.get("state", np.zeros((len(ticks), 0))).astype(np.float32),
+        tables.get("timestamps"),
         functools.partial(_read_images, frames, axis, ticks),
         {},
         notes,

@@ -2,7 +2,7 @@
 one: both ask here. Nothing is decoded but tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store.array import Array, TakenFor
 from gameplay_pipeline.store.reader import ARRAYS, Entry, Reader
+
+MAY_LACK_ZEROS = ("actions", "state")
+"""Tables whose chunks zarr leaves out, by default, if they hold nothing but zeros."""
 
 MAX_RATE = 1e6
 """Ticks a second that no game has."""
@@ -184,16 +187,28 @@ def stretches(flags: Bool[np.ndarray, "N"], least: int = 1) -> list[tuple[int, i
 def take(entry: Entry) -> Entry:
     """Takes arrays for what they must be where that is unambiguous: frames [N, H, W, 3], actions of
     numbers that are all 0 or 1, and tables whose chunks of zeros zarr left out."""
-    arrays = dict(entry.arrays)
-    for name, array in entry.arrays.items():
+
+    def taken_for(name: str, array: Array) -> TakenFor:
         shape = array.shape
-        taken_for = TakenFor(
+        return TakenFor(
             channels_first=name == "frames" and len(shape) == 4 and shape[1] != 3 == shape[3],
             buttons=name == "actions" and array.dtype.kind in "iu",
-            zeros_left_out=name in ("actions", "state"),
+            zeros_left_out=name in MAY_LACK_ZEROS,
         )
-        if any(taken_for):
-            arrays[name] = Array(array.storage, array.key, array.layout, taken_for)
+
+    return _taken(entry, taken_for)
+
+
+def take_zeros(entry: Entry) -> Entry:
+    """Takes chunks of tables that zarr left out for zeros, and nothing else for anything."""
+    return _taken(entry, lambda name, _: TakenFor(zeros_left_out=name in MAY_LACK_ZEROS))
+
+
+def _taken(entry: Entry, taken_for: Callable[[str, Array], TakenFor]) -> Entry:
+    arrays = {
+        name: Array(array.storage, array.key, array.layout, taken_for(name, array))
+        for name, array in entry.arrays.items()
+    }
     return entry._replace(arrays=arrays)
 
 

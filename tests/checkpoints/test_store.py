@@ -111,6 +111,9 @@ def test_parameters_that_are_not_numbers_are_named(tmp_path):
         ('"text"', "no JSON object"),
         ('{"format": 9}', "its format is 9, this version reads 1 and 2"),
         ('{"format": 2}', "its checksum is wrong"),
+        ('{"format": 1, "config": null}', "its configuration is no JSON object"),
+        ('{"format": 1, "config": {"model": {"name": null}}}', "there is no model 'None'"),
+        ('{"format": 1, "metrics": {"presses": 1, "actions": []}}', "is damaged"),
     ],
 )
 def test_a_bundle_of_anything_is_refused(run, text, message):

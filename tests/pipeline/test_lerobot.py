@@ -371,6 +371,14 @@ def test_state_that_claims_to_be_objects_is_named(dataset, tmp_path, capsys):
     assert re.search(r"left out: episode_1: .*(object|\|O)", capsys.readouterr().out)
 
 
+def test_pictures_without_pixels_are_named(dataset, tmp_path, capsys):
+    file = dataset.path / "episode_1" / "frames" / ".zarray"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({**metadata, "shape": [30, 3, 24, 0]}))
+    assert export(dataset.path, tmp_path / "robot") == 1
+    assert "episode_1: its frames have shape (30, 3, 24, 0)" in capsys.readouterr().out
+
+
 def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, exported):
     with pytest.raises(UserError, match="no such dataset"):
         export(tmp_path / "nowhere", tmp_path / "out")

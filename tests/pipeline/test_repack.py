@@ -175,6 +175,24 @@ def test_a_replay_buffer_is_cut_into_its_episodes(made, tmp_path, zarr_format, p
     assert "its actions were stored as float32" in text
 
 
+def test_zeros_that_zarr_left_out_are_written(made, tmp_path, capsys):
+    root = zarr.open_group(made.path)
+    for name, array in root["episode_1"].arrays():
+        if name in ("actions", "state"):
+            values = array[:]
+            values[8:24] = 0
+            del root["episode_1"][name]
+            root["episode_1"].create_array(name, data=values, chunks=(8, values.shape[1]))
+    assert run(made.path, tmp_path / "out.zarr") == 0
+    found = read(tmp_path / "out.zarr", 1)
+    assert not found["actions"][8:24].any()
+    assert np.array_equal(found["actions"][24:], made.actions[1][24:])
+    assert np.array_equal(found["state"][:8], made.state[1][:8])
+    assert "its actions are not there: taken for zeros, which zarr leaves out (ticks 8 to 23)" in (
+        " ".join(capsys.readouterr().out.split())
+    )
+
+
 def test_replay_buffers_that_make_no_sense_are_refused_or_named(made, tmp_path, capsys):
     root = replay_buffer(tmp_path / "replay.zarr", made, 2)
     root["data/action"][45, 1] = 0.5
@@ -189,6 +207,9 @@ def test_replay_buffers_that_make_no_sense_are_refused_or_named(made, tmp_path, 
     with pytest.raises(UserError, match=r"meta/episode_ends are not whole numbers that rise"):
         run(tmp_path / "replay.zarr", tmp_path / "other.zarr", keys="a,b,c")
     root["meta/episode_ends"][1] = 70
+    root["meta/episode_ends"][4] = 2**60
+    assert run(tmp_path / "replay.zarr", tmp_path / "far.zarr", keys="a,b,c") == 2
+    assert f"episode_4: it ends at {2**60}, but data/" in capsys.readouterr().out
     del root["data/img"]
     with pytest.raises(UserError, match="no frames or img or image in data"):
         run(tmp_path / "replay.zarr", tmp_path / "other.zarr", keys="a,b,c")
@@ -267,6 +288,13 @@ def test_a_source_where_unfinished_episodes_would_go_is_refused(tmp_path):
     ):
         run(made.path, tmp_path / "out.zarr")
     assert np.array_equal(read(made.path, 0)["frames"], made.frames[0])
+
+
+@pytest.mark.parametrize("value", [True, [1], "hp"])
+def test_names_that_are_none_are_refused(made, tmp_path, value):
+    zarr.open_group(made.path).attrs["attributes"] = value
+    with pytest.raises(UserError, match="the root attribute 'attributes' must be a list of names"):
+        run(made.path, tmp_path / "out.zarr")
 
 
 def test_names_that_are_there_twice_are_refused(made, tmp_path):

@@ -226,6 +226,8 @@ def _signature(error: BaseException) -> str:
         f for f in traceback.extract_tb(error.__traceback__) if "support/fuzz" not in f.filename
     ]
     inside = [f for f in frames if ".venv" not in f.filename and "lib/python" not in f.filename]
+    if not frames:
+        return f"{type(error).__name__} in the fuzzer"
     place = (inside or frames)[-1]
     return f"{type(error).__name__} at {Path(place.filename).name}:{place.name}"
 
