@@ -15,7 +15,9 @@ from types import ModuleType
 
 from gameplay_pipeline.plumbing.errors import UserError
 
-__path__ += filter(None, os.environ.get("BC_MODELS_PATH", "").split(os.pathsep))
+__path__ += map(
+    os.path.expanduser, filter(None, os.environ.get("BC_MODELS_PATH", "").split(os.pathsep))
+)
 
 
 def available() -> tuple[str, ...]:

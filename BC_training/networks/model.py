@@ -11,6 +11,7 @@ from BC_training.common.types import Batch, DataSpec, ModelConfig, Observation
 from BC_training.networks import losses, pretrained
 from BC_training.networks.layers import Backbone
 from BC_training.networks.losses import Objective
+from gameplay_pipeline.plumbing.paths import expand
 
 
 class Output(NamedTuple):
@@ -51,7 +52,7 @@ class Model(nnx.Module):
         """
         for _, module in nnx.iter_modules(self):
             if isinstance(module, Backbone) and module.weights is not None:
-                pretrained.fill(module, Path(module.weights))
+                pretrained.fill(module, Path(expand(module.weights)))
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         """Features of one tick of everything (an Observation without the axis T)."""

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from BC_training import models
+from BC_training.checkpoints.bundle import build
 from BC_training.common import config as configs
 from BC_training.common import config_file
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import config_reads
+from tests.support.made_policy import made_bundle
 
 PACKAGE = Path(configs.__file__).parent.parent
 MINIMAL = "dataset:\n  path: d.zarr\nmodel:\n  name: pure_cnn\n"
@@ -244,6 +246,35 @@ def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, mo
     assert config.dataset_location() == PACKAGE.parent / "tests"
     (tmp_path / "tests").mkdir()
     assert config.dataset_location() == Path("tests")
+
+
+def test_every_path_may_name_the_home_folder_and_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DISK", "scratch")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "config.yaml").write_text(MINIMAL)
+    keys = {key for key, _ in config_file.keys(config_file.schema_of("resnet"))}
+    paths = {key for key in keys if key.endswith(("path", "dir", "file", "folder"))}
+    # The cache's is opened in tests/common/test_frame_stores.py.
+    assert paths == {"dataset.path", "dataset.cache_dir", "training.checkpoint_dir"}
+    flags = [
+        "--dataset.path",
+        "~/$DISK/d.zarr",
+        "--training.checkpoint_dir",
+        "${DISK}/{model_name}",
+    ]
+    config = config_file.load("~/$DISK/config.yaml", flags)
+    assert config.dataset_location() == tmp_path / "scratch" / "d.zarr"
+    assert config.run_dir() == Path("scratch/pure_cnn")
+    backbone = [
+        ("--model.name", "resnet"),
+        ("--model.backbone.weights", "~/$DISK/none.safetensors"),
+    ]
+    resnet = config_file.load("~/$DISK/config.yaml", [f for pair in backbone for f in pair])
+    with pytest.raises(UserError, match=f"{tmp_path}/scratch/none.safetensors"):
+        build(resnet, made_bundle().spec).load_pretrained()
+    with pytest.raises(UserError, match="the environment variable NO_DISK is not set"):
+        config_file.load("$NO_DISK/config.yaml")
 
 
 def test_a_missing_file_lists_the_shipped_ones():

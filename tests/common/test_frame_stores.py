@@ -37,7 +37,7 @@ def truth(made, numbers=range(5)):
 
 
 def opened(made, folder, validate=True, names=None, **settings):
-    settings = DatasetConfig(path=str(made.path), cache_dir=str(folder), **settings)
+    settings = DatasetConfig(path=str(made.path), cache_dir=folder and str(folder), **settings)
     episodes = Episodes(made.path, validate=validate)
     plan = StreamPlan.of(
         episodes.chunk_length, episodes.frame_bytes,
@@ -197,6 +197,34 @@ def test_a_cache_folder_that_cannot_be_written_says_what_to_do(made, tmp_path, w
         monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"dataset\.cache_dir.*dataset\.residency to stream"):
         in_cache(made, folder / "cache")
+
+
+@pytest.mark.parametrize("home", ["none", "a file", "given"])
+def test_without_a_home_to_write_in_frames_are_streamed_and_that_is_said(
+    made, tmp_path, monkeypatch, home
+):
+    def no_entry(_):
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NAME", "scratch")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    if home == "none":
+        monkeypatch.setattr("pwd.getpwuid", no_entry)
+    else:
+        monkeypatch.setenv("HOME", str(tmp_path / ("file" if home == "a file" else "")))
+    frames = opened(made, "~/$NAME/cache" if home == "given" else None)
+    says = {
+        "none": ("stream", "there is no home folder to keep that in"),
+        "a file": ("stream", f"nothing can be written in {tmp_path}/file/.cache/project_ranni"),
+        "given": ("cache", f"GiB free in {tmp_path}/scratch/cache"),
+    }
+    assert frames.residency == says[home][0]
+    assert says[home][1] in frames.reason
+    if home == "none":
+        with pytest.raises(UserError, match="this user has no home folder"):
+            opened(made, None, residency="cache")
 
 
 def test_a_disk_that_is_or_becomes_full_says_what_to_do(made, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ found out and goes on."""
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,7 +70,10 @@ def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[CachedFrame
 
 def default_folder() -> Path | None:
     """The user's cache folder; None where the user has no home."""
-    folder = platformdirs.user_cache_path("project_ranni", appauthor=False)
+    try:
+        folder = platformdirs.user_cache_path("project_ranni", appauthor=False)
+    except RuntimeError:  # as a user without an entry has none, in containers and on clusters
+        return None
     return folder if folder.is_absolute() else None
 
 
@@ -80,8 +84,13 @@ def is_complete(episodes: Episodes, cache_dir: Path) -> bool:
 
 
 def is_writable(cache_dir: Path) -> bool:
-    """Whether a cache could be made there."""
-    return os.access(_existing(cache_dir), os.W_OK)
+    """Whether a cache can be made there, found out by making a file."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache_dir):
+            return True
+    except OSError:
+        return False
 
 
 def room_for(episodes: Episodes, cache_dir: Path) -> int:
