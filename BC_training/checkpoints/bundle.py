@@ -25,6 +25,10 @@ FORMAT = 2
 """Of what is written. Format 1, which is still read, has no digests."""
 
 
+MAX_PIXELS = 2**26
+"""Pixels of a frame above which a bundle must be damaged."""
+
+
 def _as_config(raw: Any) -> Config:
     if isinstance(raw, Config):
         return raw
@@ -66,6 +70,11 @@ class Bundle(Section):
         for name, (count, wanted) in counts.items():
             if count != wanted:
                 raise ValueError(f"{name} holds {count} values, not {wanted}")
+        if self.spec.features != self.preprocess.features():
+            raise ValueError("spec.features is not what its preprocessing makes")
+        frame = self.spec.frame
+        if not 0 < frame.height * frame.width <= MAX_PIXELS or min(frame.height, frame.width) < 0:
+            raise ValueError(f"spec.frame is {frame.width}x{frame.height}, which can't be meant")
         return self
 
     def with_play(self, play: Mapping[str, Any]) -> "Bundle":

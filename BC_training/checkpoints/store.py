@@ -192,7 +192,12 @@ def load_model(folder: Path) -> tuple[Bundle, Model]:
     """
     bundle = read_bundle(folder)
     # Only its structure: drawing the parameters of a large model takes longer than reading them.
-    model = nnx.eval_shape(lambda: build(bundle.config, bundle.spec))
+    try:
+        model = nnx.eval_shape(lambda: build(bundle.config, bundle.spec))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a layer makes of numbers that nobody chose
+        raise DataError(f"{folder}: its configuration makes no model: {error}") from error
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     item = _read_item(folder, "model", {"params": params, "rest": rest}, bundle)
     return bundle, nnx.merge(graph, item["params"], item["rest"])

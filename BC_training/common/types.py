@@ -13,6 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 ArrayLike = Array | Any
 
 
+MOST_LAYERS = 1000
+"""Layers of one kind that a model may have: a checkpoint of a stranger is built before its arrays
+are compared."""
+
+MOST_TICKS = 10_000
+"""Ticks that a window may hold or skip."""
+
+
 class Problem(NamedTuple):
     """Something wrong with a dataset."""
 
@@ -73,7 +81,7 @@ class ModelConfig(Section):
 
     name: str
     """The folder under models/."""
-    chunk: int = Field(default=1, ge=1)
+    chunk: int = Field(default=1, ge=1, le=MOST_TICKS)
     """K: ticks that are predicted, the first is now."""
     auxiliary: str | None = None
     """A whole-numbered state attribute, such as NpcAnimId, that the encoding of each tick must tell
@@ -89,9 +97,9 @@ class ModelConfig(Section):
 class TemporalConfig(ModelConfig):
     """What the config class of a model that looks back extends."""
 
-    ticks: int = Field(default=16, ge=1)
+    ticks: int = Field(default=16, ge=1, le=MOST_TICKS)
     """T: observed ticks."""
-    stride: int = Field(default=1, ge=1)
+    stride: int = Field(default=1, ge=1, le=MOST_TICKS)
     """Ticks between two observed ones."""
 
     def window(self) -> WindowSpec:

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.types import Section
+from BC_training.common.types import MOST_LAYERS, Section
 from BC_training.networks.convolution import convolve
 from BC_training.networks.layers import BATCH_NORM_MOMENTUM, Backbone, ConvEncoder
 
@@ -31,7 +31,7 @@ class ConvConfig(Section):
     stem: PositiveInt = 8
     """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
     cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
-    depth: int = Field(default=2, ge=0)
+    depth: int = Field(default=2, ge=0, le=MOST_LAYERS)
     """How many residual 3x3 convolutions each block has after the one that downsamples."""
     batch_norm: bool = True
     """Whether each convolution is followed by batch norm."""

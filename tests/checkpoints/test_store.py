@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,31 @@ def test_counts_that_disagree_are_named(run):
     (run.folder / "4" / "bundle" / "metadata").write_text(text)
     with pytest.raises(DataError, match="thresholds holds 1 values, not 7"):
         read_bundle(run.folder / "4")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("spec", "features", "auxiliary"), -1, "spec.features is not what its preprocessing"),
+        (("spec", "frame", "height"), 10**9, "spec.frame is 64x1000000000, which can't be meant"),
+        (("config", "model", "conv_depth"), 10**9, "model.conv_depth: .* 1000"),
+        (("config", "model", "conv_features"), [10**9], "its arrays do not fit the model"),
+        (("spec", "frame", "channels"), -1, "frame_mean holds 3 values, not -1"),
+    ],
+)
+def test_a_bundle_of_absurd_sizes_costs_nothing(run, path, value, message):
+    file = run.folder / "4" / "bundle" / "metadata"
+    raw = json.loads(file.read_text())
+    del raw["sha256"]
+    inner = raw
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    file.write_text(json.dumps({**raw, "format": 1}))
+    began = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        load_model(run.folder / "4")
+    assert time.monotonic() - began < 5
 
 
 def test_fights_are_added_to_a_checkpoint_that_is_there(run):

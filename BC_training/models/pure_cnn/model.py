@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.types import DataSpec, ModelConfig, Observation
+from BC_training.common.types import MOST_LAYERS, DataSpec, ModelConfig, Observation
 from BC_training.networks.encoder import pooled
 from BC_training.networks.layers import MLP, ActionHead, ConvEncoder
 from BC_training.networks.model import Model
@@ -18,7 +18,7 @@ class Config(ModelConfig):
     conv_stem: PositiveInt = 8
     """Stride of the first convolution, whose kernel is as wide, and 3x3 at least. Four times the
     cost for half the stride: 8 suits 288x512, 4 suits 144x256, 2 small pictures."""
-    conv_depth: int = Field(default=2, ge=0)
+    conv_depth: int = Field(default=2, ge=0, le=MOST_LAYERS)
     """How many residual 3x3 convolutions each block has after the one that downsamples."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where

@@ -12,7 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt
 
-from BC_training.common.types import DataSpec, Observation, TemporalConfig
+from BC_training.common.types import (
+    MOST_LAYERS,
+    MOST_TICKS,
+    DataSpec,
+    Observation,
+    TemporalConfig,
+)
 from BC_training.networks.backbones import BackboneConfig, ConvConfig, make_backbone
 from BC_training.networks.encoder import pooled
 from BC_training.networks.layers import MLP, ActionHead, ConvEncoder
@@ -24,12 +30,12 @@ class Config(TemporalConfig):
     """The network over each picture. A shallower one, with a finer map, sees small things move."""
     width: PositiveInt = 32
     """Channels of each tick's map."""
-    ticks: int = Field(default=4, ge=1)
+    ticks: int = Field(default=4, ge=1, le=MOST_TICKS)
     """T: how many ticks are observed."""
     features: tuple[PositiveInt, ...] = Field(default=(128, 256), min_length=1)
     """Channels of each conv block over the stacked maps. The first keeps height and width, the
     others halve them; all have batch norm."""
-    depth: int = Field(default=1, ge=0)
+    depth: int = Field(default=1, ge=0, le=MOST_LAYERS)
     """How many residual 3x3 convolutions each of these blocks has."""
     grid: tuple[PositiveInt, PositiveInt] = (1, 1)
     """Height and width of the grid over which the last block's map is averaged: 1x1 forgets where

@@ -9,14 +9,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 
-from BC_training.common.types import DataSpec, Observation, TemporalConfig
+from BC_training.common.types import MOST_LAYERS, DataSpec, Observation, TemporalConfig
 from BC_training.networks.encoder import EncodedConfig, TickEncoder
 from BC_training.networks.layers import ActionHead, TransformerBlock
 from BC_training.networks.model import Model
 
 
 class Config(EncodedConfig, TemporalConfig):
-    layers: PositiveInt = 2
+    layers: int = Field(default=2, ge=1, le=MOST_LAYERS)
     """How many transformer blocks there are."""
     heads: PositiveInt = 4
     """Attention heads, which share the encoder's width."""

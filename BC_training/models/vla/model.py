@@ -11,7 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 from pydantic import Field, PositiveInt, model_validator
 
-from BC_training.common.types import DataSpec, ModelConfig, Observation, WindowSpec
+from BC_training.common.types import (
+    MOST_LAYERS,
+    MOST_TICKS,
+    DataSpec,
+    ModelConfig,
+    Observation,
+    WindowSpec,
+)
 from BC_training.networks.backbones import BackboneConfig, PatchConfig, make_backbone
 from BC_training.networks.encoder import EncoderConfig, StateEncoder
 from BC_training.networks.layers import TransformerBlock
@@ -21,7 +28,7 @@ POSITION = nnx.initializers.normal(0.02)
 
 
 class Config(ModelConfig):
-    chunk: int = Field(default=8, ge=1)
+    chunk: int = Field(default=8, ge=1, le=MOST_TICKS)
     """K: how many ticks are predicted; the first is now."""
     backbone: BackboneConfig = PatchConfig()
     """The network over the picture. Each place of its map becomes a token."""
@@ -31,7 +38,7 @@ class Config(ModelConfig):
     """L: the most tokens that an instruction may have."""
     width: PositiveInt = 192
     """Width of each token."""
-    layers: PositiveInt = 4
+    layers: int = Field(default=4, ge=1, le=MOST_LAYERS)
     """How many transformer blocks there are."""
     heads: PositiveInt = 4
     """Attention heads, which share the width."""
