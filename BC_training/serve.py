@@ -97,7 +97,7 @@ def _reset_of(text: str) -> dict[str, Any]:
     try:
         raw = json.loads(text)
         instruction, seed = raw["instruction"], raw["seed"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"a reset must be JSON with instruction and seed: {error}") from error
     if not isinstance(instruction, str | None) or not isinstance(seed, int) or seed < 0:
         raise UserError("a reset's instruction must be a text or null, its seed a number from 0")

@@ -177,7 +177,7 @@ def _start(folder: Path, memory: Memory) -> tuple[int, str]:
     if path.exists():
         try:
             metadata = json.loads(path.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{METADATA} can't be read: {error}") from error
         start = metadata.get(START) if isinstance(metadata, dict) else None
         if start is not None:

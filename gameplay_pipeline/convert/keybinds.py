@@ -57,7 +57,7 @@ def _read_actions(path: Path) -> dict[str, Any]:
     """Reads the binding of each action, not yet checked."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} can't be read as key bindings: {error}") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version != "2.0":

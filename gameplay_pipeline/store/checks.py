@@ -16,8 +16,8 @@ from gameplay_pipeline.store.reader import ARRAYS, Entry, Reader
 MAY_LACK_ZEROS = ("actions", "state")
 """Tables whose chunks zarr leaves out, by default, if they hold nothing but zeros."""
 
-MAX_RATE = 1e6
-"""Ticks a second that no game has."""
+MIN_RATE, MAX_RATE = 1e-3, 1e6
+"""Ticks a second between which a game's are."""
 
 
 class Fault(NamedTuple):
@@ -63,7 +63,7 @@ def names_in(location: str | Path, attributes: Mapping[str, Any], key: str) -> t
 
 def is_rate(value: object) -> bool:
     """Returns whether an attribute says how many ticks a second has."""
-    return type(value) in (int, float) and 0 < value < MAX_RATE  # pyright: ignore[reportOperatorIssue]
+    return type(value) in (int, float) and MIN_RATE <= value <= MAX_RATE  # pyright: ignore[reportOperatorIssue]
 
 
 def most_common_shapes(entries: Iterable[Entry | DataError]) -> tuple[tuple[int, int, int], int]:

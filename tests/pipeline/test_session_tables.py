@@ -5,6 +5,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,13 @@ def test_any_table_is_read_or_refused(text, encoding):
         for read in (lambda: read_memory(path, ("Hp",)), lambda: read_inputs(path)):
             with contextlib.suppress(UserError):
                 read()
+
+
+def test_tables_of_json_nested_without_end_are_refused(tmp_path):
+    path = tmp_path / "keybinds.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="can't be read as key bindings"):
+        read_keybinds(path)
 
 
 @settings(max_examples=100, deadline=None)
