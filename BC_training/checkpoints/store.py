@@ -267,7 +267,7 @@ def _read_item(folder: Path, name: str, like: Any, bundle: Bundle) -> Any:
             checkpointer = stack.enter_context(ocp.StandardCheckpointer())
             stored: Any = checkpointer.metadata(path).item_metadata
         except Exception as error:  # Orbax raises many kinds; all mean the same to a person
-            raise DataError(f"{damaged}{error}") from error
+            raise DataError(f"{damaged}{_in_a_line(error)}") from error
         if stored is None:
             raise DataError(f"{damaged}{name} is not there")
         written = {key for key in bundle.digests if key.startswith(f"{name}/")}
@@ -283,13 +283,19 @@ def _read_item(folder: Path, name: str, like: Any, bundle: Bundle) -> Any:
         try:
             arrays = checkpointer.restore(path, target)
         except Exception as error:
-            raise DataError(f"{damaged}{error}") from error
+            raise DataError(f"{damaged}{_in_a_line(error)}") from error
     for key, array in arrays.items():
         if bundle.format > 1 and bundle.digests.get(f"{name}/{key}") != _digest(array):
             raise DataError(f"{damaged}{name}/{key} is not as it was written")
         if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(np.asarray(array)).all():
             raise DataError(f"{damaged}{name}/{key} holds values that are not finite")
     return unflatten(like, arrays)
+
+
+def _in_a_line(error: Exception) -> str:
+    """What Orbax says, without the details of its storage, which fill a screen."""
+    first, *_ = str(error).partition(". See full TensorStore details")[0].splitlines() or [""]
+    return first or type(error).__name__
 
 
 def _digest(array: Any) -> str:

@@ -90,7 +90,8 @@ def test_flipped_bits_are_noticed_or_do_no_harm(run, part):
         file.write_bytes(before[:at] + flipped + before[at + 1 :])
         try:
             assert everything(run, like) == whole
-        except UserError:
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1
             noticed += 1
         file.write_bytes(before)
     assert noticed
