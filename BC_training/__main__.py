@@ -29,18 +29,14 @@ def main() -> int:
 def _require_environment(config: Config) -> None:
     """Finds out before hours of training whether the fights around it can be had. An environment
     that is only named, perhaps a game on another machine, is left alone."""
-    name, settings = config.environment.id, config.dataset
-    recording = settings.record_episodes and _dataset_to_record(config) is not None
-    if not config.evaluation.rollout_episodes and not recording:
+    name = config.environment.id
+    is_to_record = config.record.episodes and _dataset_to_record(config) is not None
+    if not config.evaluation.rollout_episodes and not is_to_record:
         return
     if name is None:
         raise UserError("environment.id: missing; fights and recordings need an environment")
     try:
-        size = RecordConfig(Path("unused"), resolution=settings.record_resolution).size
-    except ValueError as error:  # it begins with the name of the setting, there without a prefix
-        raise UserError(f"dataset.record_{error}") from error
-    try:
-        environment.make(name, config.environment.adapter(), Wanted(*size)).close()
+        environment.make(name, config.environment.adapter(), Wanted(*config.record.size)).close()
     except UserError as error:
         raise UserError(f"environment.id: {error}") from error
 
@@ -52,26 +48,18 @@ def _dataset_to_record(config: Config) -> Path | None:
 
 
 def _record_if_missing(config: Config) -> None:
-    settings, path = config.dataset, _dataset_to_record(config)
-    if path is None or not settings.record_episodes or config.environment.id is None:
+    settings, path = config.record, _dataset_to_record(config)
+    if path is None or not settings.episodes or config.environment.id is None:
         return
     # Recorded under another name, so that an interrupted recording is not taken for a dataset.
     unfinished = path.with_name(f"{path.name}.recording")
     print(
-        f"no dataset at {path}: recording {settings.record_episodes} fights of the expert "
+        f"no dataset at {path}: recording {settings.episodes} fights of the expert "
         "(after Ctrl-C the same command goes on)"
     )
-    record(
-        RecordConfig(
-            unfinished,
-            config.environment.id,
-            episodes=settings.record_episodes,
-            resolution=settings.record_resolution,
-            style=settings.record_style,
-            disturb=settings.record_disturb,
-            adapter=config.environment.adapter(),
-        )
-    )
+    adapter = config.environment.adapter()
+    env = config.environment.id
+    record(RecordConfig(**settings.model_dump(), out=unfinished, env=env, adapter=adapter))
     unfinished.rename(path)
 
 

@@ -4,7 +4,6 @@ uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena
 """
 
 import contextlib
-import dataclasses
 import json as json_format
 import sys
 import warnings
@@ -194,7 +193,7 @@ def _environment(settings: EnvironmentConfig, env: str | None) -> tuple[str, Ada
             f"--adapter '{json_format.dumps(adapter.plain())}'",
             stacklevel=2,
         )
-        adapter = dataclasses.replace(adapter, arguments={})
+        adapter = adapter.model_copy(update={"arguments": {}})
     return str(settings.id), adapter
 
 

@@ -197,7 +197,7 @@ check() {
     python_in_project -m BC_training --config configs/demo.yaml --training.num_epochs 1 \
         --training.checkpoint_dir "$WORK/run" --training.batch_size 256 \
         --evaluation.rollout_episodes 0 --dataset.residency stream --dataset.path "$WORK/data.zarr" \
-        --dataset.record_episodes 2 --dataset.record_resolution 64x36 >"$WORK/log" 2>&1 || {
+        --record.episodes 2 --record.resolution 64x36 >"$WORK/log" 2>&1 || {
         tail -n 20 "$WORK/log" >&2
         fail "the trial run failed; its last words are above."
     }

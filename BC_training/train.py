@@ -25,12 +25,12 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--resume", action="store_true")
-    known, overrides = parser.parse_known_args(arguments)
-    if known.config is None:
+    flags, overrides = parser.parse_known_args(arguments)
+    if flags.config is None:
         if not {"-h", "--help"} & set(overrides):
             raise UserError("--config: missing; for example --config configs/pure_cnn.yaml")
-        known.config = "configs/pure_cnn.yaml"
-    return config_file.load(known.config, overrides), known.resume
+        flags.config = "configs/pure_cnn.yaml"
+    return config_file.load(flags.config, overrides), flags.resume
 
 
 def main() -> int:

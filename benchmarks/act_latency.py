@@ -28,7 +28,7 @@ from boss_arena.attributes import ACTIONS, ATTRIBUTES
 from ranni_player.state_history import add_history
 
 TICKS = 32
-"""Of the window of models that remember."""
+"""Window of the models that remember."""
 
 
 def policy_of(raw_model: dict[str, Any]) -> Policy:
@@ -86,7 +86,7 @@ def main(ticks: int = 300) -> None:
     """Measures every model.
 
     Args:
-        ticks: of each.
+        ticks: ticks of each.
     """
     rows: dict[str, Any] = {}
     for name in models.available():

@@ -160,7 +160,7 @@ def main(
     Args:
         rows: which; all if not given.
         passes: over the recordings.
-        fights: of each row.
+        fights: fights of each row.
         at_once: rows that share the device; their times then count for less.
         folder: recordings, decoded frames, runs and their logs.
         results: folder of the file of results.

@@ -62,21 +62,21 @@ def main(rounds: int = 5) -> None:
     """Measures every backbone at every size.
 
     Args:
-        rounds: of each, after one that is not counted.
+        rounds: timings of each backbone, after one that is not counted.
     """
     rows = []
     for name, config in BACKBONES.items():
         for size in SIZES:
-            own, theirs = (calls(config, size, c) for c in (convolve, lax.conv_general_dilated))
-            for what in own:
-                found = [
-                    (milliseconds(own[what]), milliseconds(theirs[what])) for _ in range(rounds + 1)
+            ours, xlas = (calls(config, size, c) for c in (convolve, lax.conv_general_dilated))
+            for what in ours:
+                times = [
+                    (milliseconds(ours[what]), milliseconds(xlas[what])) for _ in range(rounds + 1)
                 ]
-                ours, xlas = zip(*found[1:], strict=True)
+                our_ms, xla_ms = zip(*times[1:], strict=True)
                 rows.append({
                     "backbone": name, "size": size, "what": what,
-                    "ms": statistics.median(ours), "ms_xla": statistics.median(xlas),
-                    "ratio": statistics.median(b / a for a, b in zip(ours, xlas, strict=True)),
+                    "ms": statistics.median(our_ms), "ms_xla": statistics.median(xla_ms),
+                    "ratio": statistics.median(b / a for a, b in zip(our_ms, xla_ms, strict=True)),
                 })  # fmt: skip
                 print(rows[-1], flush=True)
     table = console.make_table(f"On {jax.devices()[0].device_kind}, ms")

@@ -33,7 +33,7 @@ RULES: dict[str, list[dict[str, Any]]] = {
     ],
     "vla": [{}, {"chunk": "ensemble"}, {"chunk": "ensemble", "ensemble_decay": 1.0}],
 }
-"""Of each model, the keys of `play` that differ from the defaults."""
+"""By model, the keys of `play` that differ from the defaults."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,18 +48,18 @@ def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
     dataset = open_data(bundle.config).splits["val"]
     pressed, _ = diagnosis.self_fed(bundle.with_play(play), model, dataset)
-    found = diagnosis.score(bundle, dataset, pressed)
+    figures = diagnosis.score(bundle, dataset, pressed)
     file = folder / "decisions.json"
     rollout.fight(
         FightSetup(checkpoints.locate(folder), model_zoo.ENV, play=play), episodes=job.fights,
         first_seed=model_zoo.FIRST_SEED, baselines=False, json_file=file,
     )  # fmt: skip
-    (own,) = json.loads(file.read_text())["summary"].values()
+    (fights,) = json.loads(file.read_text())["summary"].values()
     return {
         "play": play,
-        "exact_match": found["exact_match"],
-        "onset_f1": found["onsets"]["f1"],
-        **{key: own[key] for key in ("fights", "won", "boss_health_removed", "presses")},
+        "exact_match": figures["exact_match"],
+        "onset_f1": figures["onsets"]["f1"],
+        **{key: fights[key] for key in ("fights", "won", "boss_health_removed", "presses")},
     }
 
 

@@ -76,29 +76,29 @@ def main(steps: int = 20, rounds: int = 3) -> None:
     """Times training on every residency.
 
     Args:
-        steps: of each run.
-        rounds: of all runs in turn.
+        steps: steps of each run.
+        rounds: rounds of all runs in turn.
     """
     kind = jax.devices()[0].device_kind
     residencies = ["cache", "stream"] + (["device"] if jax.default_backend() != "cpu" else [])
-    found: dict[str, list[Timing]] = {name: [] for name in ("constant", *residencies)}
+    timings: dict[str, list[Timing]] = {name: [] for name in ("constant", *residencies)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = write_recording(folder / "made.zarr.zip", 4, 512, zarr_format=2, chunk=1, shard=None)
         trainers = {residency: make_trainer(folder, path, residency) for residency in residencies}
         for _ in range(rounds):
-            found["constant"].append(time_steps(trainers["cache"], steps, constant=True))
+            timings["constant"].append(time_steps(trainers["cache"], steps, constant=True))
             for residency, trainer in trainers.items():
-                found[residency].append(time_steps(trainer, steps, constant=False))
+                timings[residency].append(time_steps(trainer, steps, constant=False))
     rows: dict[str, dict[str, Any]] = {}
     table = console.make_table(f"pure_cnn, 144x256, batch 32, {kind}")
     for column in ("input", "images/s", "% waiting", "of constant"):
         table.add_column(column, justify="left" if column == "input" else "right")
-    for residency, timings in found.items():
-        pairs = zip(timings, found["constant"], strict=True)
+    for residency, runs in timings.items():
+        pairs = zip(runs, timings["constant"], strict=True)
         rows[residency] = {
-            "images_per_second": statistics.median(t.images_per_second for t in timings),
-            "wait_share": statistics.median(t.wait_share for t in timings),
+            "images_per_second": statistics.median(t.images_per_second for t in runs),
+            "wait_share": statistics.median(t.wait_share for t in runs),
             "of_constant": statistics.median(
                 t.images_per_second / c.images_per_second for t, c in pairs
             ),

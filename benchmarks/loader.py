@@ -144,8 +144,8 @@ def in_threads(job: Callable[[int], int], seconds: float, threads: int) -> float
         return done, time.perf_counter() - start
 
     with ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(run, range(threads)))
-    return sum(done for done, _ in found) / max(passed for _, passed in found)
+        counts = list(pool.map(run, range(threads)))
+    return sum(done for done, _ in counts) / max(passed for _, passed in counts)
 
 
 def decode_only(path: Path, frames_per_chunk: int) -> Rate:
@@ -193,18 +193,18 @@ def measure(
         "decode": decode_only(path, layout.chunk),
         "copy": copy_only(window),
     }
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(rounds):
         for kind, rate in kinds.items():
-            found[kind].append(rate(seconds))
+            rates[kind].append(rate(seconds))
 
     def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(found[one], found[other], strict=True))
+        return statistics.median(a / b for a, b in zip(rates[one], rates[other], strict=True))
 
     return {
         "layout": layout.name,
         "window": window.ticks,
-        "frames_per_second": {kind: statistics.median(rates) for kind, rates in found.items()},
+        "frames_per_second": {kind: statistics.median(values) for kind, values in rates.items()},
         "stream_to_baseline": ratio("stream", "baseline"),
         "stream_to_frames_alone": ratio("stream", "frames alone"),
         "stream_to_decode": ratio("stream", "decode"),
@@ -217,8 +217,8 @@ def main(seconds: float = 2.0, rounds: int = 5) -> None:
     """Times every way of loading in every layout.
 
     Args:
-        seconds: of each measurement.
-        rounds: of all of them in turn.
+        seconds: length of each measurement.
+        rounds: times that each is measured, all of them in turn.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -240,8 +240,8 @@ def main(seconds: float = 2.0, rounds: int = 5) -> None:
         for column in ("T", *columns):
             table.add_column(column.replace("_to_", " / ").replace("_", " "), justify="right")
     for row in rows:
-        start, found = (row["layout"], str(row["window"])), row["frames_per_second"]
-        of_rates.add_row(*start, *(f"{found[key]:,.0f}" for key in rates))
+        start, frames_per_second = (row["layout"], str(row["window"])), row["frames_per_second"]
+        of_rates.add_row(*start, *(f"{frames_per_second[key]:,.0f}" for key in rates))
         of_ratios.add_row(*start, *(f"{row[key]:,.2f}" for key in ratios))
     console.make_console().print(of_rates, of_ratios)
     RESULTS.parent.mkdir(exist_ok=True)

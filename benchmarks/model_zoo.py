@@ -68,8 +68,8 @@ MODELS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What each row of the table is, as in the section `model` of a configuration."""
 LONGER = ("pure_cnn", "temporal_cnn", "temporal_lstm")
-"""Of the models that see pictures only, those that are trained for three passes as well: one is too
-short to tell what looking back is worth."""
+"""Models that see pictures only and are trained for three passes as well: one is too short to tell
+what looking back is worth."""
 ROWS: dict[str, dict[str, Any]] = {name: {"model": model} for name, model in MODELS.items()} | {
     f"{name}, 3 passes": {"model": MODELS[name], "training": {"num_epochs": 3}} for name in LONGER
 }
@@ -86,11 +86,11 @@ class Job:
     """Fights of the expert to learn from."""
     epochs: int = 1
     fights: int = 50
-    """Of each policy."""
+    """Fights of each policy."""
     folder: Path = Path("dataset/model_zoo")
     """Where recordings and checkpoints go."""
     resolution: str = f"{WIDTH}x{HEIGHT}"
-    """Of the recordings."""
+    """Size of the recorded frames in pixels, WIDTHxHEIGHT."""
 
 
 def recorded(job: Job) -> Path:
@@ -133,7 +133,7 @@ def measure(config: Config, job: Job) -> dict[str, Any]:
         baselines=False, json_file=folder / "fights.json",
     )  # fmt: skip
     fights = json.loads((folder / "fights.json").read_text())["summary"]
-    (own,) = fights.values()
+    (summary,) = fights.values()
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))),
         "steps": bundle.step,
@@ -142,7 +142,7 @@ def measure(config: Config, job: Job) -> dict[str, Any]:
         "exact_match": bundle.metrics["exact_match"],
         "macro_f1": bundle.metrics["macro_f1"],
         "onset_f1": bundle.metrics["onsets"]["f1"],
-        **{key: own[key] for key in ("fights", "won", "boss_health_removed", "seconds")},
+        **{key: summary[key] for key in ("fights", "won", "boss_health_removed", "seconds")},
     }
 
 
@@ -217,7 +217,7 @@ def compare(
         results: the file that keeps it.
         changes: by row.
         facts: that the file states besides.
-        title: of the table.
+        title: title of the table.
         beside: add the players that need no model.
     """
     path = recorded(job)

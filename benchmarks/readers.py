@@ -111,8 +111,8 @@ def main(seconds: float = 2.0, rounds: int = 3) -> None:
     """Times every reader in every layout.
 
     Args:
-        seconds: of each measurement.
-        rounds: of all of them in turn.
+        seconds: seconds of each measurement.
+        rounds: rounds of all of them in turn.
     """
     rows = []
     table = console.make_table("Random frames per second of CPU time, 144x256")

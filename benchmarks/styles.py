@@ -74,10 +74,10 @@ def main(fights: int = 30) -> None:
     table.add_column("style")
     for *_, heading in COLUMNS.values():
         table.add_column(heading, justify="right")
-    for style, found in results.items():
+    for style, means in results.items():
         cells = [
-            f"{scale * found[name].mean:.{digits}f} "
-            f"[{scale * found[name].low:.{digits}f}, {scale * found[name].high:.{digits}f}]"
+            f"{scale * means[name].mean:.{digits}f} "
+            f"[{scale * means[name].low:.{digits}f}, {scale * means[name].high:.{digits}f}]"
             for name, (scale, digits, _) in COLUMNS.items()
         ]
         table.add_row(style, *cells)
@@ -91,8 +91,8 @@ def main(fights: int = 30) -> None:
         },
         "fights": fights,
         "styles": {
-            style: {name: dataclasses.asdict(interval) for name, interval in found.items()}
-            for style, found in results.items()
+            style: {name: dataclasses.asdict(interval) for name, interval in means.items()}
+            for style, means in results.items()
         },
     }
     RESULTS.write_text(json.dumps(content, indent=2) + "\n")

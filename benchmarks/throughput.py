@@ -102,7 +102,7 @@ def main(seconds: float = 2.0, rows: tuple[str, ...] = tuple(ROWS)) -> None:
     """Times every row.
 
     Args:
-        seconds: of each timing.
+        seconds: seconds of each timing.
         rows: which; all if not given.
     """
     device = jax.devices()[0].device_kind

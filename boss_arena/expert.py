@@ -18,7 +18,7 @@ from boss_arena.styles import BALANCED, Style
 BY_ANIMATION = {move.animation: move for move in MOVES.values()}
 
 REACTION_TICKS = (3, 5)
-"""Of 59 ms each: between the 150 and 300 ms that people need."""
+"""Fewest and most ticks (59 ms) before the expert reacts: the 150 to 300 ms that people need."""
 
 HOLD_TICKS = (2, 4)
 """How long a tapped key stays down."""

@@ -271,7 +271,7 @@ class _Camera:
         self._centre = np.array([width / 2, height / 2])
 
     def depth(self, x: float, y: float) -> float:
-        """Of a point on the ground."""
+        """Distance of a point on the ground from the camera, along its view."""
         return float(self._axes[2] @ (np.array([x, y, 0.0]) - self._position))
 
     def project(self, points: Points) -> tuple[Points, Points]:

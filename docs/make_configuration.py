@@ -59,17 +59,17 @@ def _section(prefix: str, schema: Any, defaults: Defaults, level: str) -> list[s
 
 def _models() -> list[str]:
     """What all models share, each model's own keys, and the sections that several models have."""
-    found, parts = [], {}
+    tables_of_models, parts = [], {}
     for name in models.available():
         package = models.load(name)
-        own = [
+        its_keys = [
             key
             for key, field in package.Config.model_fields.items()
             if key not in ModelConfig.model_fields
             or field.default != ModelConfig.model_fields[key].default
         ]
-        rows = _part("model.", package.Config, own, parts)
-        found.append(_table(f"### {name}", package.__doc__, rows))
+        rows = _part("model.", package.Config, its_keys, parts)
+        tables_of_models.append(_table(f"### {name}", package.__doc__, rows))
     tables, done = [], set()
     while left := [schema for schema in parts if schema not in done]:
         done |= set(left)
@@ -82,7 +82,7 @@ def _models() -> list[str]:
     shared = _table(
         "## `model`", "All models have these; each has its own besides, or another default.", rows
     )
-    return [shared, *found, "## Sections of models\n", *tables]
+    return [shared, *tables_of_models, "## Sections of models\n", *tables]
 
 
 def _part(prefix: str, schema: Any, keys: list[str], parts: dict[Any, None]) -> list[str]:

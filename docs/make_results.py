@@ -147,9 +147,9 @@ def told(rows: dict[str, Any]) -> str:
     lines = []
     for style, row in rows.items():
         for player in ("vla", "expert"):
-            found = row[player]
-            cells = [interval(found["won"])]
-            cells += [interval(found[key], 1, 2) for key in ("attacks", "dodges", "distance")]
+            means = row[player]
+            cells = [interval(means["won"])]
+            cells += [interval(means[key], 1, 2) for key in ("attacks", "dodges", "distance")]
             lines.append([f"{row['instruction']} ({style})", player, *cells])
     heads = ["told", "player", "won %", "attacks/s", "dodges/s", "distance kept, m"]
     return table(heads, lines)
@@ -232,24 +232,24 @@ def readme() -> str:
 
 def page() -> str:
     """The whole page, of what has been measured."""
-    found = measured()
-    configurations = found["configs-nvidia-h200"]
+    results = measured()
+    configurations = results["configs-nvidia-h200"]
     first = next(iter(configurations.values()))
     text = SHIPPED.format(**first, expert=interval(first["fights"]["expert"]["won"]))
     text += shipped(configurations) + SHIPPED_READ
-    speed = found["throughput-nvidia-h200"]
+    speed = results["throughput-nvidia-h200"]
     text += THROUGHPUT.format(**speed, **{k: v / 1e12 for k, v in speed["matrix"].items()})
     text += throughput(speed["rows"]) + "\n"
-    text += input_wait(found["input_wait-nvidia-h200"]["rows"]) + THROUGHPUT_READ
-    if zoo := found.get("model_zoo"):
+    text += input_wait(results["input_wait-nvidia-h200"]["rows"]) + THROUGHPUT_READ
+    if zoo := results.get("model_zoo"):
         fights = max(row["fights"] for row in zoo["rows"].values())
         facts = {**zoo, "disturbed": 100 * zoo["disturbed"]}
         text += ZOO.format(**facts, fights=fights) + models(zoo["rows"]) + ZOO_READ
-    if instructions := found.get("instructions"):
+    if instructions := results.get("instructions"):
         text += INSTRUCTIONS.format(**instructions) + told(instructions["rows"]) + "\n"
-    if decisions := found.get("decisions"):
+    if decisions := results.get("decisions"):
         text += DECISIONS + decided(decisions["rows"]) + DECISIONS_READ
-    if ablation := found.get("ablation"):
+    if ablation := results.get("ablation"):
         fights = max(row["fights"] for row in ablation["rows"].values())
         text += ABLATION.format(**ablation, fights=fights) + models(ablation["rows"])
         text += ABLATION_READ

@@ -12,18 +12,19 @@ What an environment must have, and what the setting --adapter can add, is in
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pydantic
 import tyro
 from jaxtyping import Bool
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
@@ -33,13 +34,14 @@ from gameplay_pipeline.environments.adapter import (
     Environment,
     Wanted,
     make,
-    parse_size,
 )
 from gameplay_pipeline.environments.play import Failure, Tick, attempt, play
 from gameplay_pipeline.environments.players import make_player
+from gameplay_pipeline.environments.recording import RecordSettings
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
+from gameplay_pipeline.plumbing.section import in_words
 from gameplay_pipeline.plumbing.workers import in_processes
 from gameplay_pipeline.store.writer import (
     DatasetInfo,
@@ -51,8 +53,6 @@ from gameplay_pipeline.store.writer import (
     sole_writer,
 )
 
-PolicyName = Literal["expert", "random"]
-
 MIXED = "mixed"
 """Asks for the expert's styles in turn."""
 
@@ -63,58 +63,48 @@ MAX_LISTED = 10
 """Failed episodes that a message names."""
 
 
-@dataclasses.dataclass(frozen=True)
-class RecordConfig:
+class RecordConfig(RecordSettings):
     """Records a Gymnasium environment, played by a policy, as a dataset."""
 
     out: Path
     """The dataset; one recorded with the same settings is continued."""
     env: str = "boss_arena:BossArena-v0"
     """Gymnasium id, with the module that registers it."""
-    policy: PolicyName = "expert"
+    policy: Literal["expert", "random"] = "expert"
     """The environment's own expert, or random buttons."""
-    style: str | None = None
-    """A style in which the environment's expert can play, or mixed for all of them in turn; each
-    episode then holds its style and an instruction. Without it the expert plays as it does."""
-    disturb: float = 0.0
-    """Share of the ticks at which other buttons are pressed than those that the policy chose, a few
-    ticks in a row. What it chose is recorded: how to get out of trouble that a clone gets into and
-    the policy itself does not."""
-    episodes: int = 100
-    """Episodes that the dataset shall have."""
-    resolution: str = "512x288"
-    """Size of the frames in pixels, WIDTHxHEIGHT."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Episode i is played with this plus i."""
     zarr_format: ZarrFormat = 3
     """3 (sharded), or 2 for readers that know no other."""
-    workers: int | None = None
+    workers: int | None = Field(default=None, ge=1)
     """Processes that record at the same time; the usable cores if not given."""
     adapter: AdapterFlag = AS_IT_IS
     """What the environment doesn't say about itself, such as '{"frame": "screen"}'."""
 
-    def __post_init__(self) -> None:
-        """Refuses what can't be recorded with a ValueError."""
-        for name, least in (("episodes", 1), ("seed", 0), ("workers", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}, but must be {least} or more")
-        if not 0 <= self.disturb < 1:
-            raise ValueError(f"disturb is {self.disturb}, but must be at least 0 and below 1")
-        parse_size(self.resolution)
-        if not self.out.name:
-            raise ValueError(f"out is {str(self.out)!r}, but must name the dataset to be made")
-        for name, known in (("policy", PolicyName), ("zarr_format", ZarrFormat)):
-            if getattr(self, name) not in get_args(known):
-                choices = " or ".join(map(str, get_args(known)))
-                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be {choices}")
-        if self.style is not None and self.policy != "expert":
-            raise ValueError(f"style is {self.style!r}, but only the policy expert has styles")
+    def __init__(self, **settings: Any):
+        """Takes the settings by name.
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        return parse_size(self.resolution)
+        Raises:
+            ValueError: they can't be recorded with; each is named with what is wrong with it.
+        """
+        try:
+            super().__init__(**settings)
+        except pydantic.ValidationError as error:
+            details = ((".".join(map(str, line["loc"])), line) for line in error.errors())
+            raise ValueError("; ".join(in_words(*detail) for detail in details)) from None
+
+    @pydantic.field_validator("out")
+    @classmethod
+    def _has_name(cls, out: Path) -> Path:
+        if not out.name:
+            raise ValueError(f"{str(out)!r} must name the dataset to be made")
+        return out
+
+    @pydantic.model_validator(mode="after")
+    def _only_experts_have_styles(self) -> "RecordConfig":
+        if self.style is not None and self.policy != "expert":
+            raise ValueError(f"style: {self.style!r}, but only the policy expert has styles")
+        return self
 
 
 class Summary(NamedTuple):
@@ -123,7 +113,7 @@ class Summary(NamedTuple):
     episodes: int
     frames: int
     seconds: float | None
-    """Of play; None where the environment doesn't say how many ticks a second has."""
+    """Seconds of play; None where the environment doesn't say how many ticks a second has."""
     size: int
     """Bytes on disk."""
     frames_per_second: float | None
@@ -268,7 +258,9 @@ def _record_episode(recording: RecordConfig, info: DatasetInfo, number: int) -> 
 
             outcome = play(
                 env,
-                lambda own: make_player(env, recording.policy, own, request.get("style")),
+                lambda player_seed: make_player(
+                    env, recording.policy, player_seed, request.get("style")
+                ),
                 seed,
                 [append],
                 _Disturbance(recording.disturb, len(info.keys), seed),

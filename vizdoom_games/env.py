@@ -112,19 +112,19 @@ class Game(gymnasium.Env[dict[str, Any], np.ndarray]):
             width=game.get_screen_width(),
             balls=[
                 Ball(
-                    each.object_id,
-                    each.object_position_x,
-                    each.object_position_y,
-                    each.object_velocity_x,
-                    each.object_velocity_y,
+                    label.object_id,
+                    label.object_position_x,
+                    label.object_position_y,
+                    label.object_velocity_x,
+                    label.object_velocity_y,
                 )
-                for each in state.labels
-                if each.object_name == "DoomImpBall"
+                for label in state.labels
+                if label.object_name == "DoomImpBall"
             ],
             targets=[
-                Target(each.object_position_x, each.object_position_y, each.x, each.width)
-                for each in state.labels
-                if each.object_name in ("Demon", "MarineChainsawVzd")
+                Target(label.object_position_x, label.object_position_y, label.x, label.width)
+                for label in state.labels
+                if label.object_name in ("Demon", "MarineChainsawVzd")
             ],
         )
 

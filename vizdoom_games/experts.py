@@ -43,9 +43,9 @@ class View(NamedTuple):
     x: float
     y: float
     speed: float
-    """Of the player along y."""
+    """Speed of the player along y."""
     width: int
-    """Of the screen."""
+    """Width of the screen in pixels."""
     balls: list[Ball]
     targets: list[Target]
     """Those on the screen."""
@@ -131,7 +131,7 @@ class Aimer:
         view = self._look()
         if not view.targets:
             return np.array([1, 0, 0], np.int8)
-        foe = min(view.targets, key=lambda each: np.hypot(each.x - view.x, each.y - view.y))
+        foe = min(view.targets, key=lambda target: np.hypot(target.x - view.x, target.y - view.y))
         offset = foe.left + foe.width / 2 - view.width / 2
         aimed = abs(offset) <= foe.width / 2
         return np.array([not aimed and offset < 0, not aimed and offset > 0, aimed], np.int8)

@@ -22,7 +22,7 @@ from gameplay_pipeline.plumbing.paths import is_url
 from ranni_player import contract
 
 FORMAT = 2
-"""Of what is written. Format 1, which is still read, has no digests."""
+"""Version of the bundles that are written. Format 1, which is still read, has no digests."""
 
 
 MAX_PIXELS = 2**26
@@ -51,7 +51,7 @@ class Bundle(Section):
     epoch: int
     """Whole epochs done."""
     metrics: dict[str, Any] | None
-    """Of the validation split, where this epoch was evaluated."""
+    """Figures of the validation split, where this epoch was evaluated."""
     fights: dict[str, float | None] | None = None
     """Means over its fights while it was trained, where it had any: `won`, `boss_health_removed`,
     `seconds`, `return`, `presses` a second; None where the environment doesn't say."""

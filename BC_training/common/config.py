@@ -1,7 +1,7 @@
 """The configuration: its sections, their keys, what each is for, and which values it may have."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 from pydantic import Field
@@ -9,7 +9,7 @@ from pydantic import Field
 from BC_training.common import metrics
 from BC_training.common.types import ModelConfig, Section
 from gameplay_pipeline.environments.adapter import Adapter
-from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.environments.recording import RecordSettings
 from gameplay_pipeline.plumbing.paths import expand, is_url
 from gameplay_pipeline.plumbing.workers import usable_cores
 
@@ -24,6 +24,12 @@ RETIRED = {
     "play.min_release": "it won no more fights",
 }
 """Keys of earlier versions that are ignored with a warning, and why."""
+
+RENAMED = {
+    f"dataset.record_{key}": f"record.{key}"
+    for key in ("episodes", "resolution", "style", "disturb")
+}
+"""Keys of earlier versions that still work, with a warning, and their names of today."""
 
 
 class FreeOnResume:
@@ -81,16 +87,6 @@ class DatasetConfig(Section):
     instruction: str | None = None
     """What the player tried to do, in plain words, in episodes that don't say it themselves; only
     models that read instructions need it."""
-    record_episodes: Annotated[int, FREE] = Field(default=0, ge=0)
-    """When `path` does not exist: record this many fights of the environment's expert there."""
-    record_resolution: Annotated[str, FREE] = "512x288"
-    """Width x height of such a recording."""
-    record_style: Annotated[str | None, FREE] = None
-    """Style in which the expert plays there, or mixed for all of the environment's in turn; each
-    fight then holds an instruction. null: the expert as it is, without instructions."""
-    record_disturb: Annotated[float, FREE] = Field(default=0.0, ge=0, lt=1)
-    """Share of the ticks there at which other buttons are pressed than the expert chose. Its choice
-    is recorded: how to get out of trouble that a clone gets into and the expert does not."""
 
     @pydantic.model_validator(mode="after")
     def _ratios(self) -> "DatasetConfig":
@@ -256,35 +252,20 @@ class PlayConfig(Section):
     """Predictions that are i ticks old count exp(-i times this) in that mean."""
 
 
-class EnvironmentConfig(Section):
+class RecordingConfig(RecordSettings):
+    episodes: int = Field(default=0, ge=0)
+    """Where nothing is at `dataset.path`: record this many fights of the environment's expert
+    there."""
+
+
+class EnvironmentConfig(Adapter):
     id: str | None = None
     """The environment that is recorded and fought in: a Gymnasium id such as
     boss_arena:BossArena-v0; null for none."""
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments that the environment is made with."""
-    frame: str = "frame"
-    """The entry of the environment's observation that is the image."""
-    color_order: Literal["RGB", "BGR"] | None = None
-    """Order of the image's colours; null is what the environment says, or else RGB."""
-    state: tuple[str, ...] | None = None
-    """Attributes that make the state, entry.1 being the second value of an entry; null is those
-    that the environment names, or else all its scalars."""
-    actions: dict[str, str] = Field(default_factory=dict)
-    """Our name of each button, and the environment's (button_0, ... where it has no names). Those
-    left out are never pressed; {} is all of them, by the environment's names."""
-    fps: float | None = Field(default=None, gt=0)
-    """Ticks a second; null is what the environment says."""
 
     def adapter(self) -> Adapter:
-        """What the environment doesn't say about itself.
-
-        Raises:
-            UserError: the keys contradict one another.
-        """
-        try:
-            return Adapter(**self.model_dump(exclude={"id"}))
-        except ValueError as error:
-            raise UserError(f"environment: {error}") from error
+        """What the environment doesn't say about itself."""
+        return Adapter(**self.model_dump(exclude={"id"}))
 
 
 class LoggingConfig(Section):
@@ -329,6 +310,7 @@ class SystemConfig(Section):
 
 class Config(Section):
     dataset: DatasetConfig
+    record: Annotated[RecordingConfig, FREE] = RecordingConfig()
     model: ModelConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

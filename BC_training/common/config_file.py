@@ -15,9 +15,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from BC_training import models
-from BC_training.common.config import RETIRED, Config
+from BC_training.common.config import RENAMED, RETIRED, Config
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.paths import expand
+from gameplay_pipeline.plumbing.section import in_words
 
 MAX_VALUES = 100_000
 """Values that a YAML text may have once its aliases are written out; they grow exponentially."""
@@ -147,8 +148,8 @@ def load(path: str, arguments: Sequence[str] = ()) -> Config:
     fields = dict(keys(schema_of(model["name"])))
     for key, text in overrides.items():
         _set(raw, fields, key, _value(key, text, fields.get(key)))
-    for key in _drop_retired(raw):
-        warnings.warn(f"{source}: {key} is retired and ignored: {RETIRED[key]}", stacklevel=2)
+    for warning in _update(raw, source):
+        warnings.warn(f"{source}: {warning}", stacklevel=2)
     config = validate(raw, source)
     if {"-h", "--help"} & set(arguments):
         print(help_text(config))
@@ -181,7 +182,7 @@ def stored(raw: Mapping[str, Any], source: str) -> Config:
         UserError: as `validate`.
     """
     plain = _plain(raw, source)
-    _drop_retired(plain)
+    _update(plain, source)
     return validate(plain, source)
 
 
@@ -275,18 +276,34 @@ def _set(raw: dict[str, Any], fields: dict[str, FieldInfo], key: str, value: Any
     section[name] = value
 
 
-def _drop_retired(raw: dict[str, Any]) -> list[str]:
-    """Removes retired keys from nested plain data; those that were there."""
-    dropped = []
-    for key in RETIRED:
-        *sections, name = key.split(".")
-        section: Any = raw
-        for part in sections:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and name in section:
-            del section[name]
-            dropped.append(key)
-    return dropped
+def _update(raw: dict[str, Any], source: str) -> list[str]:
+    """Removes retired keys from nested plain data and renames those that have another name today;
+    returns what was done.
+
+    Raises:
+        UserError: a key is given under both of its names.
+    """
+    notes = []
+    for key, reason in RETIRED.items():
+        if _pop(raw, key):
+            notes.append(f"{key} is retired and ignored: {reason}")
+    for key, today in RENAMED.items():
+        for value in _pop(raw, key):
+            section, name = today.split(".")
+            settings = raw[section] = raw.get(section) or {}
+            if isinstance(settings, dict) and settings.setdefault(name, value) is not value:
+                raise UserError(f"{source}: {key} is now called {today}, and both are given")
+            notes.append(f"{key} is now called {today}")
+    return notes
+
+
+def _pop(raw: dict[str, Any], key: str) -> list[Any]:
+    """Takes a dotted key out of nested plain data; its value, if it was there."""
+    *sections, name = key.split(".")
+    section: Any = raw
+    for part in sections:
+        section = section.get(part) if isinstance(section, dict) else None
+    return [section.pop(name)] if isinstance(section, dict) and name in section else []
 
 
 def _fill(raw: dict[str, Any], schema: type[BaseModel]) -> None:
@@ -348,8 +365,4 @@ def _explain(schema: type[BaseModel], detail: Any) -> str:
             return f"{key}: unknown key{hint}"
         case "missing":
             return f"{key}: missing"
-        case "value_error":
-            return f"{key}: {detail['ctx']['error']}"
-        case "string_type" if isinstance(detail["input"], bool | int | float):
-            return f"{key}: {detail['msg']}, not {detail['input']!r}; put a text in quotes"
-    return f"{key}: {detail['msg']}, not {detail['input']!r}"
+    return in_words(key, detail)

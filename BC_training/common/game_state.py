@@ -70,8 +70,9 @@ class StateSchema(Section):
     """Columns that are taken as they are."""
     categories: tuple[Vocabulary, ...]
     mean: tuple[float, ...] = ()
-    """Of each feature."""
+    """Mean of each feature over the training split."""
     std: tuple[float, ...] = ()
+    """Standard deviation of each feature over the training split."""
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -86,42 +87,44 @@ class StateSchema(Section):
         names += [f"{each.attribute}_lasted" for each in self.categories]
         return tuple(names)
 
-    def raw(self, known: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
+    def raw(self, history: Float[Array, "*axes D"]) -> Float[Array, "*axes F"]:
         """The features before standardisation, from the columns of `add_history`.
 
         Positions are those of the opponent in the hero's frame: `ahead` along where the hero looks,
         `left` across it. `facing` is the angle from where the hero looks to the opponent,
         `npc_facing` from where the opponent looks to the hero.
         """
-        state, age, change = StateHistory.split(known)
-        found = [state[..., a] / jnp.maximum(state[..., b], 1.0) for a, b in self.ratios]
+        state, age, change = StateHistory.split(history)
+        features = [state[..., a] / jnp.maximum(state[..., b], 1.0) for a, b in self.ratios]
         if self.bodies:
-            found += _relative(state, change, *self.bodies)
-        found += [state[..., column] for column in self.numbers]
-        found += [jnp.log1p(age[..., each.column]) for each in self.categories]
-        return jnp.stack(found, axis=-1) if found else jnp.zeros((*known.shape[:-1], 0))
+            features += _relative(state, change, *self.bodies)
+        features += [state[..., column] for column in self.numbers]
+        features += [jnp.log1p(age[..., vocabulary.column]) for vocabulary in self.categories]
+        return jnp.stack(features, axis=-1) if features else jnp.zeros((*history.shape[:-1], 0))
 
     def __call__(
-        self, known: Float[Array, "*axes D"]
+        self, history: Float[Array, "*axes D"]
     ) -> tuple[Float[Array, "*axes F"], Int[Array, "*axes V"]]:
         """Standardised features and categories; runs on the device."""
-        shape = (1,) * (known.ndim - 1) + (-1,)
+        shape = (1,) * (history.ndim - 1) + (-1,)
         mean, std = (jnp.array(x, jnp.float32).reshape(shape) for x in (self.mean, self.std))
-        indices = [each.index(known[..., each.column]) for each in self.categories]
-        empty = jnp.zeros((*known.shape[:-1], 0), jnp.int32)
-        return (self.raw(known) - mean) / std, jnp.stack(indices, -1) if indices else empty
+        indices = [
+            vocabulary.index(history[..., vocabulary.column]) for vocabulary in self.categories
+        ]
+        empty = jnp.zeros((*history.shape[:-1], 0), jnp.int32)
+        return (self.raw(history) - mean) / std, jnp.stack(indices, -1) if indices else empty
 
 
-def fit_schema(attributes: Sequence[str], known: Float[np.ndarray, "N D"]) -> StateSchema:
+def fit_schema(attributes: Sequence[str], history: Float[np.ndarray, "N D"]) -> StateSchema:
     """Fits on the training split.
 
     Args:
         attributes: names of the S columns.
-        known: their values with history.
+        history: their values, as `StateHistory` extends them.
     """
     attributes = tuple(attributes)
     at = {name: column for column, name in enumerate(attributes)}
-    state = known[:, : len(attributes)]
+    state = history[:, : len(attributes)]
     ratios = {
         at[name]: at[f"{match[1]}Max{match[2]}"]
         for name in attributes
@@ -149,7 +152,7 @@ def fit_schema(attributes: Sequence[str], known: Float[np.ndarray, "N D"]) -> St
         numbers=tuple(numbers),
         categories=tuple(categories),
     )
-    features = np.asarray(schema.raw(jnp.asarray(known)), np.float64)
+    features = np.asarray(schema.raw(jnp.asarray(history)), np.float64)
     mean, std = features.mean(axis=0), np.maximum(features.std(axis=0), MIN_STD)
     return schema.model_copy(update={"mean": tuple(mean.tolist()), "std": tuple(std.tolist())})
 
@@ -160,8 +163,8 @@ def fit_vocabulary(
     """The values that are not rare; None if there are no such values or they are not whole."""
     if not (values == np.round(values)).all():
         return None
-    found, counts = np.unique(values, return_counts=True)
-    common = found[counts >= RARE]
+    distinct, counts = np.unique(values, return_counts=True)
+    common = distinct[counts >= RARE]
     if len(common) == 0:
         return None
     return Vocabulary(attribute=attribute, column=column, values=tuple(common.tolist()))
@@ -180,12 +183,12 @@ def _relative(
     )
     bearing = jnp.arctan2(y, x)
     facing, npc_facing = bearing - angle, bearing + jnp.pi - state[..., npc[3]]
-    found = [*_turned(x, y, angle), z, jnp.hypot(x, y)]
-    found += [jnp.sin(facing), jnp.cos(facing), jnp.sin(npc_facing), jnp.cos(npc_facing)]
+    features = [*_turned(x, y, angle), z, jnp.hypot(x, y)]
+    features += [jnp.sin(facing), jnp.cos(facing), jnp.sin(npc_facing), jnp.cos(npc_facing)]
     for body in (hero, npc):
         dx, dy = change[..., body[0]], change[..., body[1]]
-        found += [jnp.hypot(dx, dy), *_turned(dx, dy, angle)]
-    return found
+        features += [jnp.hypot(dx, dy), *_turned(dx, dy, angle)]
+    return features
 
 
 def _turned(

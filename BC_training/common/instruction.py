@@ -38,7 +38,7 @@ class Instructions(Section):
 
     @property
     def size(self) -> int:
-        """Of the vocabulary."""
+        """Number of tokens in the vocabulary."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> Int[np.ndarray, "L"]:

@@ -114,9 +114,9 @@ class Metric:
     """A figure of a whole policy: what it is called, and what it is good for."""
 
     key: str
-    """In evaluation.best_metric."""
+    """Its name in evaluation.best_metric."""
     title: str
-    """Of its column on the console."""
+    """Heading of its column on the console."""
     compute: Callable[[Comparison], float | None]
     higher_is_better: bool = True
     chooses: bool = False
@@ -187,10 +187,10 @@ def evaluate(
     total absolute error; among those, the latest predictions.
 
     Args:
-        probabilities: of being pressed, finite.
+        probabilities: of being pressed, each finite.
         actions: what was recorded.
         episode: the episode of each row. Rows of an episode are adjacent and in time order.
-        names: of the A actions.
+        names: names of the A actions.
         threshold: for every action, or one each.
         tolerance: in ticks.
         fps: ticks a second; with None the timing errors are None.

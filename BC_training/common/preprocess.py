@@ -25,7 +25,7 @@ class Preprocess(Section):
     instructions: Instructions | None = None
     """None where the model reads no instruction."""
     auxiliary: Vocabulary | None = None
-    """Of the auxiliary attribute, where the model learns one."""
+    """Vocabulary of the auxiliary attribute; None where the model learns none."""
 
     def features(self) -> Features:
         """What a model must know of this to be built."""

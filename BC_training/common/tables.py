@@ -17,7 +17,7 @@ class Tables(NamedTuple):
     """What a split's episodes hold besides frames, laid end to end: N ticks of E episodes."""
 
     names: list[str]
-    """Of the episodes."""
+    """Names of the episodes."""
     lengths: Int[np.ndarray, "E"]
     rows: Int[np.ndarray, "E"]
     """Row of each episode's first tick in the frame store."""
@@ -27,7 +27,7 @@ class Tables(NamedTuple):
     auxiliary: Float[np.ndarray, "N"] | None
     """Values of the attribute that the model learns to tell, if it does."""
     tokens: Int[np.ndarray, "E L"] | None
-    """Of each episode's instruction, if the model reads it."""
+    """Tokens of each episode's instruction; None where the model reads none."""
 
     @classmethod
     def of(

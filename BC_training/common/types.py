@@ -7,7 +7,10 @@ ticks, A actions, S state features, L instruction tokens, H W C image.
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, UInt8
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+# Networks and models, which import nothing further down, take it from here.
+from gameplay_pipeline.plumbing.section import Section as Section
 
 # Host arrays come from NumPy and device arrays from JAX; both cross these types.
 ArrayLike = Array | Any
@@ -38,18 +41,6 @@ class Problem(NamedTuple):
             first, last = self.ticks[0], self.ticks[1] - 1
             where += f", tick {first}" if first == last else f", ticks {first} to {last}"
         return f"{where}: {self.what}"
-
-
-class Section(BaseModel):
-    """A section of the configuration: frozen, unknown keys refused, no silent coercion."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class WindowSpec(NamedTuple):
@@ -142,7 +133,7 @@ class DataSpec(Section):
     """The S state attributes, in the order of the dataset's columns; empty where there are none."""
     frame: FrameContract
     features: Features = Features()
-    """Of the fitted preprocessing."""
+    """What the fitted preprocessing gives the model."""
 
 
 class RawObservation(NamedTuple):

@@ -24,7 +24,7 @@ class Predictions(NamedTuple):
     """A model's answers for all samples of a split, in order."""
 
     probabilities: Float[np.ndarray, "N A"]
-    """Of each button now (the first of the K predicted ticks)."""
+    """Probability that each button is down now (the first of the K predicted ticks)."""
     loss: float
     """Mean over valid targets, weighted and smoothed as in training."""
 

@@ -14,7 +14,7 @@ def objective(config: TrainingConfig, actions: Bool[np.ndarray, "N A"]) -> Objec
     """How the terms of the loss count.
 
     Args:
-        config: of the training.
+        config: the section `training` of the configuration.
         actions: the training split's.
     """
     count = actions.shape[1]

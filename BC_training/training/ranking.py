@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from rich.table import Table
-from scipy import stats
 
 from BC_training.common import console
 from BC_training.common.metrics import METRICS
@@ -62,7 +62,7 @@ def spearman(one: Float[np.ndarray, "N"], other: Float[np.ndarray, "N"]) -> floa
     """Spearman's rank correlation; None where one side has no two different values."""
     if len(one) < 2 or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
-    result: Any = stats.spearmanr(one, other)
+    result: Any = scipy.stats.spearmanr(one, other)
     return float(result.statistic)
 
 

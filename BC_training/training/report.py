@@ -34,7 +34,7 @@ ACTION_COLUMNS = (
     ("pred %", "predicted_frequency", 100, 1),
     ("n", "support", 1, 0),
 )
-"""Of an action's figures: title, key, factor and digits."""
+"""Columns of the table of actions: title, key of the figure, factor and digits."""
 
 
 def heading() -> str:

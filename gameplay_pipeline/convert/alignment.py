@@ -46,7 +46,7 @@ def pressed_in(
     The last frame lasts as long as the one before it.
 
     Args:
-        times: of the frames, in microseconds, rising.
+        times: times of the frames, in microseconds, rising.
         events: in order of time.
         binds: which action a button presses.
 
@@ -80,7 +80,7 @@ def find_presses(
     Args:
         events: in order of time.
         buttons: those that count.
-        end: of the last frame, in microseconds.
+        end: end of the last frame, in microseconds.
 
     Returns:
         The presses, and notes on those whose end no event tells.
@@ -178,7 +178,7 @@ def pair_frames(
     """Gives each row the frame that is nearest to it in time, and no frame to two rows.
 
     Args:
-        times: of the rows, in seconds, rising.
+        times: times of the rows, in seconds, rising.
         frames: in order of time.
         tolerance: seconds between a row and its frame, at most.
 

@@ -151,7 +151,7 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
 
     Args:
         entry: the episode.
-        attributes: of the root group.
+        attributes: attributes of the root group.
 
     Raises:
         DataError: an array is missing, can't be read, or has another shape than it should have.

@@ -82,7 +82,7 @@ def size_of(resolution: str) -> tuple[int, int]:
     try:
         return parse_size(resolution)
     except ValueError as error:
-        raise UserError(f"--{error}") from error
+        raise UserError(f"--resolution: {error}") from error
 
 
 def check_paths(job: Import, kind: str) -> None:
@@ -90,7 +90,7 @@ def check_paths(job: Import, kind: str) -> None:
 
     Args:
         job: says where from and where to.
-        kind: of source, for the message, such as "folder of recordings".
+        kind: kind of source, for the message, such as "folder of recordings".
 
     Raises:
         UserError: there is no such source, OUT can't be the name of a folder, or one of the two
@@ -119,7 +119,7 @@ def as_float32(
 
     Args:
         values: [N, S].
-        names: of the S columns.
+        names: names of the S columns.
 
     Returns:
         The state, and a note on each column in which whole numbers changed.
@@ -154,9 +154,9 @@ def run(
     Args:
         convert: writes one episode, given its name and its number in the new dataset. Unless
             `number_of` is given, it stores the name as the attribute `SOURCE_EPISODE`.
-        names: of all episodes.
+        names: names of all episodes.
         job: says where to, and in how many processes.
-        info: of the new dataset.
+        info: description of the new dataset.
         number_of: the number that an episode keeps, by its name; without it, episodes are numbered
             in the order of `names`.
 

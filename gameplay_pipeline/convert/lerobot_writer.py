@@ -39,7 +39,7 @@ class EncodedVideo(NamedTuple):
     episode: str
     frames: int
     pixels: Statistics
-    """Of the three channels, from 0 to 1."""
+    """Statistics of the three channels, whose values are 0 to 1."""
     problem: str | None = None
 
 

@@ -309,8 +309,8 @@ def _read_images(
     """Reads frames as [H, W, 3], whatever their axes and channels.
 
     Args:
-        array: of the frames.
-        axis: of a frame that has the channels.
+        array: array of the frames.
+        axis: axis of a frame that has the channels.
         ticks: rows of the array that are the episode's.
         wanted: ticks of the episode.
 

@@ -197,8 +197,8 @@ def _sorted(
     """Sorts rows by time.
 
     Args:
-        times: of the rows.
-        path: of the table, for the notes.
+        times: times of the rows.
+        path: path of the table, for the notes.
         is_unique: whether two rows at one time deserve a note.
 
     Returns:

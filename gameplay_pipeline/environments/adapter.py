@@ -10,59 +10,56 @@ giving an object with `reset()` and `act(observation)`; `styles`, a mapping from
 resized and buttons are sorted here.
 """
 
-import dataclasses
 import importlib
 import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import tyro
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
+from pydantic import Field
 from tyro.constructors import PrimitiveConstructorSpec
 
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.section import Section, in_words
 
 
-@dataclasses.dataclass(frozen=True)
-class Adapter:
+class Adapter(Section):
     """What an environment doesn't say about itself. Everything may be left out."""
 
-    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Keyword arguments of the environment."""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments that the environment is made with."""
     frame: str = "frame"
-    """The observation's entry that is the image."""
-    color_order: str | None = None
-    """RGB or BGR; without it what the environment says, or else RGB."""
+    """The entry of the environment's observation that is the image."""
+    color_order: Literal["RGB", "BGR"] | None = None
+    """Order of the image's colours; null is what the environment says, or else RGB."""
     state: tuple[str, ...] | None = None
-    """The attributes that make the state. `gamevariables.1` is the second value of that entry.
-    Without it those that the environment names, or else all its scalars."""
-    actions: dict[str, str] = dataclasses.field(default_factory=dict)
-    """The buttons: our name, and the environment's (`button_0`, `button_1`, ... where it has no
-    names). Those left out are never pressed. Without it all, by the environment's names."""
-    fps: float | None = None
-    """Ticks a second; without it what the environment says."""
+    """Attributes that make the state, entry.1 being the second value of an entry; null is those
+    that the environment names, or else all its scalars."""
+    actions: dict[str, str] = Field(default_factory=dict)
+    """Our name of each button, and the environment's (button_0, ... where it has no names). Those
+    left out are never pressed; {} is all of them, by the environment's names."""
+    fps: float | None = Field(default=None, gt=0)
+    """Ticks a second; null is what the environment says."""
 
-    def __post_init__(self) -> None:
-        """Refuses what is no setting with a ValueError."""
-        if self.color_order not in (None, "RGB", "BGR"):
-            raise ValueError(f"color_order is {self.color_order!r}, but must be RGB or BGR")
-        if self.fps is not None and not self.fps > 0:
-            raise ValueError(f"fps is {self.fps}, but must be above 0")
-        if len(set(self.actions.values())) < len(self.actions):
-            raise ValueError(f"actions: {self.actions} gives one button two names")
+    @pydantic.field_validator("actions")
+    @classmethod
+    def _are_different(cls, actions: dict[str, str]) -> dict[str, str]:
+        if len(set(actions.values())) < len(actions):
+            raise ValueError(f"{actions} gives one button two names")
+        return actions
 
     def plain(self) -> dict[str, Any]:
         """The settings that were given, as plain JSON."""
-        plain = json.loads(json.dumps(dataclasses.asdict(self)))
-        default = json.loads(json.dumps(dataclasses.asdict(Adapter())))
-        return {name: value for name, value in plain.items() if value != default[name]}
+        return self.model_dump(mode="json", exclude_defaults=True)
 
 
 SIMULATED = frozenset(
@@ -85,15 +82,19 @@ def parse_adapter(text: str) -> Adapter:
         ValueError: it is no JSON, or holds what is no setting.
     """
     try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{text!r} is not JSON: {error}") from error
-    known = [field.name for field in dataclasses.fields(Adapter)]
-    if not isinstance(raw, dict) or not raw.keys() <= set(known):
-        raise ValueError(f"{text!r}: only the keys {', '.join(known)} are known")
-    if isinstance(raw.get("state"), list):
-        raw["state"] = tuple(raw["state"])
-    return Adapter(**raw)
+        return Adapter.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        raise ValueError("; ".join(_refusal(text, detail) for detail in error.errors())) from error
+
+
+def _refusal(text: str, detail: Any) -> str:
+    keys = ", ".join(Adapter.model_fields)
+    match detail["type"]:
+        case "json_invalid":
+            return f"{text!r} is not JSON: {detail['ctx']['error']}"
+        case "extra_forbidden" | "model_type":
+            return f"{text!r}: only the keys {keys} are known"
+    return in_words(".".join(map(str, detail["loc"])), detail)
 
 
 AdapterFlag = Annotated[
@@ -191,8 +192,8 @@ class Environment(gymnasium.Wrapper[dict[str, Any], np.ndarray, Any, np.ndarray]
         """The environment's own expert, in one of its styles. It sees what the environment itself
         gives."""
         game: Any = self.env.unwrapped
-        asked = {} if style is None else {"style": style}
-        return _Expert(game.make_expert(seed, **asked), self)
+        keywords = {} if style is None else {"style": style}
+        return _Expert(game.make_expert(seed, **keywords), self)
 
     def _observe(self) -> dict[str, Any]:
         raw = self._raw if isinstance(self._raw, Mapping) else {self._frame_key: self._raw}
@@ -217,10 +218,10 @@ class _Expert:
     def act(self, observation: Any) -> npt.NDArray[Any]:
         env = self._environment
         pressed = np.asarray(self._expert.act(env._raw), np.int8)
-        ours = pressed[env._columns]
-        if ours.sum() != pressed.sum():
+        columns = pressed[env._columns]
+        if columns.sum() != pressed.sum():
             raise ValueError("the expert presses a button that `actions` leaves out")
-        return ours
+        return columns
 
 
 def make(name: str, adapter: Adapter, wanted: Wanted) -> Environment:
@@ -241,13 +242,18 @@ def make(name: str, adapter: Adapter, wanted: Wanted) -> Environment:
         entry = gymnasium.spec(short).entry_point
         creator = load_env_creator(entry) if isinstance(entry, str) else entry
         takes = () if creator is None else inspect.signature(creator).parameters
-        told = {key: value for key, value in wanted._asdict().items() if value is not None}
-        told = {key: value for key, value in told.items() if key in takes}
+        keywords = {key: value for key, value in wanted._asdict().items() if value is not None}
+        keywords = {key: value for key, value in keywords.items() if key in takes}
         # A size that the settings ask for is drawn, and resized here to the one that is wanted.
-        if not told.keys() >= {"width", "height"} or {"width", "height"} & adapter.arguments.keys():
-            told = {key: value for key, value in told.items() if key not in ("width", "height")}
+        if (
+            not keywords.keys() >= {"width", "height"}
+            or {"width", "height"} & adapter.arguments.keys()
+        ):
+            keywords = {
+                key: value for key, value in keywords.items() if key not in ("width", "height")
+            }
         # The checker is for those who write environments, and costs time on every step.
-        env = gymnasium.make(name, disable_env_checker=True, **{**told, **adapter.arguments})
+        env = gymnasium.make(name, disable_env_checker=True, **{**keywords, **adapter.arguments})
     except Exception as error:  # whatever importing and building somebody's environment may raise
         raise UserError(f"{name} can't be made: {error}") from error
     try:
@@ -265,7 +271,7 @@ def parse_size(resolution: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", resolution)
     if match is None:
-        raise ValueError(f"resolution is {resolution!r}, but must be WIDTHxHEIGHT, such as 512x288")
+        raise ValueError(f"{resolution!r} must be WIDTHxHEIGHT, such as 512x288")
     return int(match[1]), int(match[2])
 
 
@@ -296,15 +302,15 @@ def _actions(
     buttons: tuple[str, ...], adapter: Adapter, wanted: tuple[str, ...] | None, name: str
 ) -> tuple[tuple[str, ...], list[int]]:
     """Our names of the buttons, and the environment's column of each."""
-    own = adapter.actions or {button: button for button in buttons}
-    if unknown := sorted(set(own.values()) - set(buttons)):
+    button_of = adapter.actions or {button: button for button in buttons}
+    if unknown := sorted(set(button_of.values()) - set(buttons)):
         raise UserError(
             f"{name}: the setting actions names {', '.join(unknown)}, "
             f"but its buttons are {', '.join(buttons)}"
         )
-    names = tuple(own) if wanted is None else wanted
-    missing = [each for each in names if each not in own]
-    extra = [each for each in own if each not in names]
+    names = tuple(button_of) if wanted is None else wanted
+    missing = [action for action in names if action not in button_of]
+    extra = [action for action in button_of if action not in names]
     if missing or extra:
         problems = [f"has no {', '.join(missing)}"] * bool(missing)
         problems += [f"has {', '.join(extra)} besides"] * bool(extra)
@@ -312,7 +318,7 @@ def _actions(
             f"{name}: its buttons are not the wanted ones, it {' and '.join(problems)}; "
             'the setting environment.actions, {"our name": "its name", ...}, says which are which'
         )
-    return names, [buttons.index(own[each]) for each in names]
+    return names, [buttons.index(button_of[action]) for action in names]
 
 
 def _observed(
@@ -338,19 +344,19 @@ def _attributes(
     name: str,
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, int | None]]]:
     """The attributes, and where in the observation each is: an entry, and an index into it."""
-    known: dict[str, tuple[str, int | None]] = {}
+    sources: dict[str, tuple[str, int | None]] = {}
     for key, space in entries.items():
         if space.shape == ():
-            known[key] = (key, None)
+            sources[key] = (key, None)
         elif isinstance(space, spaces.Box) and len(space.shape) == 1:
-            known |= {f"{key}.{i}": (key, i) for i in range(space.shape[0])}
-    scalars = tuple(key for key, (_, index) in known.items() if index is None)
+            sources |= {f"{key}.{i}": (key, i) for i in range(space.shape[0])}
+    scalars = tuple(key for key, (_, index) in sources.items() if index is None)
     offered = tuple(getattr(game, "attribute_names", scalars))
     offered = offered if adapter.state is None else adapter.state
     names = offered if wanted.attributes is None else wanted.attributes
-    if missing := [each for each in names if each not in known]:
+    if missing := [attribute for attribute in names if attribute not in sources]:
         raise UserError(
             f"{name}: its observations lack the attributes {', '.join(missing)}; "
-            f"they have {', '.join(known) or 'none'}"
+            f"they have {', '.join(sources) or 'none'}"
         )
-    return names, {each: known[each] for each in names}
+    return names, {attribute: sources[attribute] for attribute in names}

@@ -345,7 +345,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
                 raise GameLost(f"{self._host}: nothing can be read any more, such as {name}")
 
     def _share(self, who: str) -> float:
-        """Of its health, 0 to 1."""
+        """Share of its health that it has left, 0 to 1."""
         return min(max(self._values[f"{who}Hp"] / max(self._values[f"{who}MaxHp"], 1), 0.0), 1.0)
 
     def _outcome(self) -> str:

@@ -137,12 +137,24 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         )
     for process in processes:
         process.join(max(began + PATIENCE_S - time.monotonic(), 0))
-        process.kill()
-        process.join()
+        _kill(process)
+
+
+def _kill(process: BaseProcess) -> None:
+    """Ends a worker with every process that it started: a game that outlives it would run on
+    unseen."""
+    assert process.pid is not None
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def _work(connection: Connection, open_worker: Callable[[], Worker[Any, Any]]) -> None:
     """A worker process: does the items that it gets until the connection closes."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a group of its own, for `_kill`
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that what it holds is given back
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import cv2
@@ -165,6 +177,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)  # with the processes that it started
     os._exit(1)
 
 

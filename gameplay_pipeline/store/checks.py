@@ -160,7 +160,7 @@ def check_written(folder: Path, expected: Expected) -> None:
     """Reads an episode that was written, as the trainer will, and refuses what it would refuse.
 
     Args:
-        folder: of the episode.
+        folder: folder of the episode.
         expected: what the episodes of its dataset have in common.
 
     Raises:

@@ -244,8 +244,8 @@ def read_frames(
     A chunk that holds several of them is decoded once.
 
     Args:
-        arrays: of each frame.
-        ticks: of each frame.
+        arrays: arrays of each frame.
+        ticks: ticks of each frame.
         out: where they are put; in memory of their own if not given.
 
     Raises:

@@ -33,7 +33,7 @@ from gameplay_pipeline.store.reader import EPISODE
 ZarrFormat = Literal[2, 3]
 
 VERSION = 1
-"""Of the layout; written as the root attribute `version`."""
+"""Version of the layout; written as the root attribute `version`."""
 
 SHARD = 512
 """Frames in a shard (zarr v3), and in memory before they are written."""

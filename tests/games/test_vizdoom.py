@@ -108,7 +108,12 @@ def test_recorded_played_and_scored(tmp_path):
     name = "vizdoom_games:DefendTheCenter-v0"
     record(
         RecordConfig(
-            tmp_path / "centre.zarr", name, "random", episodes=2, resolution="96x72", workers=2
+            out=tmp_path / "centre.zarr",
+            env=name,
+            policy="random",
+            episodes=2,
+            resolution="96x72",
+            workers=2,
         )
     )
     root = zarr.open_group(tmp_path / "centre.zarr", mode="r")

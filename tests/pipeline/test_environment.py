@@ -1,6 +1,5 @@
 """Any environment in the dress of the house: frames, buttons, state and what is refused."""
 
-import dataclasses
 import json
 
 import cv2
@@ -130,13 +129,13 @@ def test_what_does_not_fit_is_named(name, adapter, wanted, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is not JSON"),
+        ("{", "'{' is not JSON"),
         (
             '{"frames": "screen"}',
             "only the keys arguments, frame, color_order, state, actions,",
         ),
-        ('{"color_order": "GBR"}', "color_order is 'GBR', but must be RGB or BGR"),
-        ('{"fps": 0}', "fps is 0, but must be above 0"),
+        ('{"color_order": "GBR"}', "color_order: Input should be 'RGB' or 'BGR', not 'GBR'"),
+        ('{"fps": 0}', "fps: Input should be greater than 0, not 0"),
         ('{"actions": {"a": "x", "b": "x"}}', "gives one button two names"),
     ],
 )
@@ -153,7 +152,8 @@ def test_bad_settings_are_named(text, message, capsys, monkeypatch):
 def test_recorded_and_played_alike(tmp_path, monkeypatch):
     """What the recorder stores is what a policy gets from the same environment."""
     out = tmp_path / "buffers.zarr"
-    record(RecordConfig(out, BUFFERS, "random", episodes=1, resolution="40x30", adapter=ADAPTER))
+    settings = {"policy": "random", "episodes": 1, "resolution": "40x30", "adapter": ADAPTER}
+    record(RecordConfig(out=out, env=BUFFERS, **settings))
     # The command line gives the same, and goes on with it.
     text = json.dumps(ADAPTER.plain())
     assert parse_adapter(text) == ADAPTER
@@ -183,7 +183,7 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     contract = {"width": 40, "height": 30, "color_order": "BGR", "resize": "area", "fps": 11.5}
     bundle = made_bundle(names, **contract)
     adapter = dataclasses.replace(ADAPTER, arguments={})
-    environment = EnvironmentConfig(id=BUFFERS, **dataclasses.asdict(adapter))
+    environment = EnvironmentConfig(id=BUFFERS, **adapter.model_dump())
     config = bundle.config.model_copy(update={"environment": environment})
     folder = save_policy(tmp_path, bundle.model_copy(update={"config": config}))
     done = run(rollout.main, "--checkpoint", folder, "--env", BUFFERS, "--episodes", "2",

@@ -343,11 +343,11 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
         ({"env": "tests.support.toy_env:Unmakeable-v0"}, "the game is not installed"),
         ({"env": "tests.support.toy_env:Nothing-v0"}, "Nothing"),
         ({"env": "no_such_module:Toy-v0"}, "no_such_module"),
-        ({"policy": "best"}, "policy is 'best', but must be expert or random"),
-        ({"episodes": 0}, "episodes is 0"),
-        ({"workers": 0}, "workers is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"zarr_format": 1}, "zarr_format is 1, but must be 2 or 3"),
+        ({"policy": "best"}, "policy: Input should be 'expert' or 'random', not 'best'"),
+        ({"episodes": 0}, "episodes: Input should be greater than or equal to 1, not 0"),
+        ({"workers": 0}, "workers: Input should be greater than or equal to 1, not 0"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
+        ({"zarr_format": 1}, "zarr_format: Input should be 2 or 3, not 1"),
         ({"resolution": "512x"}, "WIDTHxHEIGHT"),
         ({"resolution": "0x0"}, "WIDTHxHEIGHT"),
         ({"out": Path()}, "must name the dataset"),
@@ -465,5 +465,5 @@ def test_a_disturbed_player_is_recorded_with_what_it_chose(tmp_path):
     assert shares[2] != shares[3]
     with pytest.raises(UserError, match=r"source.disturb: written with 0.3, asked for none"):
         _record(out, env="tests.support.toy_env:Long-v0", episodes=3)
-    with pytest.raises(ValueError, match=r"disturb is 1, but must be at least 0 and below 1"):
+    with pytest.raises(ValueError, match="disturb: Input should be less than 1, not 1"):
         _record(tmp_path / "new.zarr", disturb=1)

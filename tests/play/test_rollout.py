@@ -1,7 +1,6 @@
 """Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
 
 import json
-import os
 import signal
 import time
 
@@ -21,7 +20,7 @@ from gameplay_pipeline.environments.adapter import Adapter
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import RecordConfig, record
 from tests.support import toy_env
-from tests.support.commands import run, start
+from tests.support.commands import is_alive, run, start
 from tests.support.made_policy import ACTIONS, made_bundle, save_policy
 
 ARENA = "boss_arena:BossArena-v0"
@@ -88,8 +87,8 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     data, folder = tmp_path / "arena.zarr", tmp_path / "run"
     arguments = (
         *("--config", "configs/demo.yaml", "--dataset.path", data),
-        *("--dataset.record_episodes", "3", "--dataset.record_resolution", "64x36"),
-        *("--dataset.record_style", "mixed"),
+        *("--record.episodes", "3", "--record.resolution", "64x36"),
+        *("--record.style", "mixed"),
         *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
         *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
         *("--evaluation.rollout_episodes", "2"),
@@ -97,8 +96,8 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     # A recording that was interrupted is gone on with, not taken for the dataset.
     record(
         RecordConfig(
-            tmp_path / "arena.zarr.recording",
-            ARENA,
+            out=tmp_path / "arena.zarr.recording",
+            env=ARENA,
             episodes=1,
             resolution="64x36",
             style="mixed",
@@ -224,14 +223,6 @@ def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers
     assert "Traceback" not in done.err
 
 
-def is_alive(number):
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 @pytest.mark.parametrize("end", [None, signal.SIGTERM])
 def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path, end):
     games, file = tmp_path / "games", tmp_path / "kept.json"
@@ -250,7 +241,7 @@ def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path,
     # Not when all of the fights are over.
     _, err = process.communicate(timeout=20 if end else 120)
     assert process.returncode == (130 if end else 0), err
-    numbers = [int(each.name) for each in games.iterdir()]
+    numbers = [int(game.name) for game in games.iterdir()]
     assert len(numbers) >= 2  # that of the check before, and one a process that got so far
     deadline = time.monotonic() + 10
     while (left := [n for n in numbers if is_alive(n)]) and time.monotonic() < deadline:
@@ -301,7 +292,7 @@ def test_bad_input_is_named(toy_policy, arguments, message):
 
 
 def test_a_style_that_the_expert_lacks_is_named_before_anything_is_recorded(tmp_path):
-    done = run(__main__.main, "--config", "configs/demo.yaml", "--dataset.record_style", "wild",
+    done = run(__main__.main, "--config", "configs/demo.yaml", "--record.style", "wild",
                "--dataset.path", tmp_path / "arena.zarr")  # fmt: skip
     assert done.status == 1
     assert "error: boss_arena:BossArena-v0: its expert has no style 'wild'" in done.err

@@ -282,10 +282,10 @@ def test_a_signal_during_evaluation_stops_after_it(made, tmp_path):
                 "boss_arena:BossArena-v0",
                 "--evaluation.rollout_episodes",
                 "2",
-                "--dataset.record_resolution",
+                "--record.resolution",
                 "64",
             ),
-            "dataset.record_resolution is '64', but must be WIDTHxHEIGHT",
+            "record.resolution: '64' must be WIDTHxHEIGHT",
         ),
     ],
 )

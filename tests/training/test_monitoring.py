@@ -44,7 +44,7 @@ FIGHTS = {"rollout_episodes": 2, "rollout_every_n_epochs": 1}
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded") / "toy.zarr"
-    record(RecordConfig(folder, LAZY, episodes=6, resolution="40x30"))
+    record(RecordConfig(out=folder, env=LAZY, episodes=6, resolution="40x30"))
     return folder
 
 

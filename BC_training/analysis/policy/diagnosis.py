@@ -55,26 +55,28 @@ def interventions(
     def step(blank: str) -> Callable[[Any, Batch], Array]:
         @jax.jit
         def run(state: Any, batch: Batch) -> Array:
-            seen = bundle.preprocess.batch(batch, dataset.resident).observation
-            value = getattr(seen, blank, None)
+            observation = bundle.preprocess.batch(batch, dataset.resident).observation
+            value = getattr(observation, blank, None)
             if value is not None:
-                seen = seen._replace(**{blank: jnp.zeros_like(value)})
-            if blank == "state" and seen.categories is not None:
-                seen = seen._replace(categories=jnp.zeros_like(seen.categories))
-            return jax.nn.sigmoid(nnx.merge(graph, state)(seen).logits[:, 0])
+                observation = observation._replace(**{blank: jnp.zeros_like(value)})
+            if blank == "state" and observation.categories is not None:
+                observation = observation._replace(
+                    categories=jnp.zeros_like(observation.categories)
+                )
+            return jax.nn.sigmoid(nnx.merge(graph, state)(observation).logits[:, 0])
 
         return run
 
     def predict(blank: str, swapped: bool) -> Float[np.ndarray, "N A"]:
-        run, found = step(blank), []
+        run, probabilities = step(blank), []
         for first in range(0, len(dataset), batch_size):
             samples = np.minimum(np.arange(first, first + batch_size), len(dataset) - 1)
             batch = dataset.batch(samples)
             if swapped:
                 frames = dataset.batch(others[samples]).observation.frames
                 batch = batch._replace(observation=batch.observation._replace(frames=frames))
-            found.append(run(state, batch))
-        return np.concatenate(jax.device_get(found))[: len(dataset)]
+            probabilities.append(run(state, batch))
+        return np.concatenate(jax.device_get(probabilities))[: len(dataset)]
 
     kinds = {
         "as recorded": ("nothing", False),
@@ -121,18 +123,18 @@ def _errors(
     pressed: Bool[np.ndarray, "N A"], dataset: Dataset
 ) -> list[tuple[int, int, int | None]]:
     """Each true press: its sample, its action, and the error of the nearest predicted one."""
-    true, predicted = (_presses(each, dataset) for each in (dataset.actions, pressed))
-    found = []
+    true, predicted = (_presses(buttons, dataset) for buttons in (dataset.actions, pressed))
+    errors_of_presses = []
     for sample, action in np.argwhere(true).tolist():
         low, high = max(sample - NEAR, 0), sample + NEAR + 1
         near = np.flatnonzero(
             predicted[low:high, action] & (dataset.episode[low:high] == dataset.episode[sample])
         )
         errors = near + low - sample
-        found.append(
+        errors_of_presses.append(
             (sample, action, int(errors[np.abs(errors).argmin()]) if len(errors) else None)
         )
-    return found
+    return errors_of_presses
 
 
 def _presses(pressed: Bool[np.ndarray, "N A"], dataset: Dataset) -> Bool[np.ndarray, "N A"]:
@@ -144,15 +146,15 @@ def misses(
 ) -> list[tuple[int, int, float]]:
     """The true presses that were given the least probability against their threshold, worst first:
     sample, action, highest probability within NEAR ticks."""
-    found = []
+    missed = []
     for sample, action in np.argwhere(_presses(dataset.actions, dataset)).tolist():
         near = slice(max(sample - NEAR, 0), sample + NEAR + 1)
         same = dataset.episode[near] == dataset.episode[sample]
         most = float(probabilities[near, action][same].max())
         if most < thresholds[action]:
-            found.append((sample, action, most))
-    found.sort(key=lambda miss: miss[2] / thresholds[miss[1]])
-    return found[:WORST]
+            missed.append((sample, action, most))
+    missed.sort(key=lambda miss: miss[2] / thresholds[miss[1]])
+    return missed[:WORST]
 
 
 def draw_misses(
@@ -196,11 +198,13 @@ def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path)
     for name in ("action", "during", "n", "median", "p10", "p90", "missed %"):
         table.add_column(name, justify="left" if name in ("action", "during") else "right")
     for (action, during), errors in _grouped(recorded, dataset, bundle).items():
-        known = [error for error in errors if error is not None]
+        matched = [error for error in errors if error is not None]
         cells = (
-            [f"{value:.0f}" for value in np.percentile(known, [50, 10, 90])] if known else ["-"] * 3
+            [f"{value:.0f}" for value in np.percentile(matched, [50, 10, 90])]
+            if matched
+            else ["-"] * 3
         )
-        missed = 100 * (1 - len(known) / len(errors))
+        missed = 100 * (1 - len(matched) / len(errors))
         table.add_row(action, during, str(len(errors)), *cells, f"{missed:.0f}")
     out.print(table)
 
@@ -217,17 +221,23 @@ def _grouped(
     """Timing errors by action, and by action and the opponent's animation where state tells it."""
     names, attributes = bundle.spec.actions, bundle.spec.state
     column = attributes.index("NpcAnimId") if "NpcAnimId" in attributes else None
-    found: dict[tuple[str, str], list[int | None]] = defaultdict(list)
+    errors_by_key: dict[tuple[str, str], list[int | None]] = defaultdict(list)
     for sample, action, error in _errors(pressed, dataset):
-        found[names[action], "all"].append(error)
+        errors_by_key[names[action], "all"].append(error)
         if column is not None and dataset.state is not None:
-            found[names[action], f"NpcAnimId {dataset.state[sample, column]:.0f}"].append(error)
-    kept = {key: errors for key, errors in found.items() if key[1] == "all" or len(errors) >= LEAST}
+            errors_by_key[names[action], f"NpcAnimId {dataset.state[sample, column]:.0f}"].append(
+                error
+            )
+    frequent = {
+        key: errors
+        for key, errors in errors_by_key.items()
+        if key[1] == "all" or len(errors) >= LEAST
+    }
     grouped: dict[tuple[str, str], list[int | None]] = {}
     for name in names:
-        own = [key for key in kept if key[0] == name]
-        own.sort(key=lambda key: (key[1] != "all", -len(kept[key])))
-        grouped |= {key: kept[key] for key in own[:ROWS]}
+        keys = [key for key in frequent if key[0] == name]
+        keys.sort(key=lambda key: (key[1] != "all", -len(frequent[key])))
+        grouped |= {key: frequent[key] for key in keys[:ROWS]}
     return grouped
 
 

@@ -55,16 +55,16 @@ class Saliency:
         return blurred / max(float(blurred.max()), np.finfo(np.float32).tiny)
 
     def _make_gradient(self) -> Callable[..., Float[Array, "H W"]]:
-        """The function to compile: (state, seen, memory, pressed) to squared gradients."""
+        """The function to compile: (state, observation, memory, pressed) to squared gradients."""
         graph, preprocess, window = self._graph, self._preprocess, self._window
         copies = self._copies
 
         def gradient(
-            state: Any, seen: RawObservation, memory: Memory, pressed: Bool[Array, "A"]
+            state: Any, observation: RawObservation, memory: Memory, pressed: Bool[Array, "A"]
         ) -> Float[Array, "H W"]:
             model = nnx.merge(graph, state, copy=True)
             now: Observation = jax.tree.map(
-                lambda x: jnp.repeat(x[:, 0], copies, axis=0), preprocess(seen)
+                lambda x: jnp.repeat(x[:, 0], copies, axis=0), preprocess(observation)
             )
             frame = jnp.asarray(now.frames)
             # The same noise at every tick: what changes in the picture is then the game's doing.
@@ -72,9 +72,9 @@ class Saliency:
             noisy = frame + NOISE * (frame.max() - frame.min()) * noise
 
             def pressed_logits(frames: Float[Array, "B H W C"]) -> Float[Array, ""]:
-                kept = jnp.repeat(memory.features, copies, axis=0)
-                kept = kept.at[:, -1].set(model.encode(now._replace(frames=frames), None))
-                logits = decode_kept(model, window, kept, memory.age)
+                features = jnp.repeat(memory.features, copies, axis=0)
+                features = features.at[:, -1].set(model.encode(now._replace(frames=frames), None))
+                logits = decode_kept(model, window, features, memory.age)
                 return jnp.where(pressed[None], logits[:, 0], 0.0).sum()
 
             return (jax.grad(pressed_logits)(noisy).mean(axis=0) ** 2).sum(axis=-1)

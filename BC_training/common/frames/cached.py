@@ -109,7 +109,7 @@ class _Journal(NamedTuple):
     written: dict[str, int]
     """CRC-32C of each decoded episode."""
     problems: list[Problem]
-    """Of episodes that could not be decoded."""
+    """What is wrong with the episodes that could not be decoded."""
 
 
 def _read_journal(file: Path) -> _Journal:
@@ -139,23 +139,23 @@ def _is_sound(folder: Path, episodes: Episodes) -> bool:
     over it, as many as `CHECKED_BYTES` allow."""
     journal = _read_journal(folder / "done.jsonl")
     broken = {problem.episode for problem in journal.problems}
-    kept = [episode for episode in episodes.episodes if episode.name not in broken]
-    sizes = np.array([episode.length * episodes.frame_bytes for episode in kept], np.int64)
+    decoded = [episode for episode in episodes.episodes if episode.name not in broken]
+    sizes = np.array([episode.length * episodes.frame_bytes for episode in decoded], np.int64)
     file = folder / "frames.u8"
     sound = (
-        list(journal.written) == [episode.name for episode in kept]
+        list(journal.written) == [episode.name for episode in decoded]
         and file.is_file()
         and file.stat().st_size == int(sizes.sum())
     )
-    if sound and kept:
+    if sound and decoded:
         count = max(2, int(CHECKED_BYTES / max(sizes.mean(), 1)))
-        chosen = np.unique(np.linspace(0, len(kept) - 1, min(count, len(kept))).astype(int))
+        chosen = np.unique(np.linspace(0, len(decoded) - 1, min(count, len(decoded))).astype(int))
         starts = np.cumsum(sizes) - sizes
         with file.open("rb") as frames:
             for number in chosen.tolist():
                 frames.seek(int(starts[number]))
                 crc = _checksum(frames, int(sizes[number]))
-                sound = sound and crc == journal.written[kept[number].name]
+                sound = sound and crc == journal.written[decoded[number].name]
     return sound
 
 

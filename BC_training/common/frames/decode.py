@@ -25,7 +25,7 @@ class Decoded(NamedTuple):
     number: int
     """The episode's position in `Episodes.episodes`."""
     tick: int
-    """Of the first frame."""
+    """Tick of the first frame."""
     frames: UInt8[np.ndarray, "n H W C"] | Problem
 
 
