@@ -6,7 +6,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing import parent_process
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,7 +26,9 @@ def end_imports_on_signals(package: str) -> None:
     """
     script = Path(sys.argv[0] if sys.argv else "")
     is_command = script.name == "-m" or script.resolve().parent == Path(package).resolve().parent
-    if is_command and parent_process() is None:
+    # A worker imports the command too, and knows of its parent only afterwards.
+    is_worker = "--multiprocessing-fork" in sys.orig_argv
+    if is_command and not is_worker:
         for number in _signals():
             signal.signal(number, _end_at_once)
 
