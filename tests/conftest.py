@@ -16,6 +16,13 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
+# Every process that a test starts imports the same two thousand modules: they are compiled to
+# bytecode once, also where the machine is told to write none.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault(
+    "PYTHONPYCACHEPREFIX", str(Path(tempfile.gettempdir(), "project_ranni_bytecode"))
+)
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
