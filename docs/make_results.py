@@ -63,7 +63,7 @@ percent intervals: Wilson's for fights won, a bootstrap for health.
 
 """
 ZOO_READ = """
-Exact match ranks repeating the previous action above every model, and it never wins: look at press
+Exact match ranks repeating the previous action above every model, and it never wins: look at onset
 F1 (was a button pressed when the player pressed it, within two ticks), and at fights.
 
 What decides most is the game state, which tells for how long the boss has been at its animation.
@@ -86,7 +86,8 @@ DECISIONS = """## The same networks, decided otherwise
 
 `uv run python -m benchmarks.decisions`: what the section `play` of a configuration (or `--play` of
 `BC_training.rollout`) makes of two networks of the table above. Exact match and onset F1 are of the
-recorded validation fights, played to the policy tick by tick.
+recorded validation fights, played to the policy tick by tick. `temperature`, `hysteresis`, `min_hold`
+and `min_release` are keys no more, for what this table says of them.
 
 """
 DECISIONS_READ = """

@@ -157,7 +157,8 @@ def print_summary(
         table.add_row(name, escape(value))
     out = console.make_console()
     out.print(table)
-    for problem in data.episodes.skipped[:MAX_LISTED]:
-        out.print(f"skipped {problem}", markup=False)
-    for note in data.episodes.notes[:MAX_LISTED]:
-        out.print(f"note: {note}", markup=False)
+    for kind, lines in (("skipped", data.episodes.skipped), ("note:", data.episodes.notes)):
+        for line in lines[:MAX_LISTED]:
+            out.print(f"{kind} {line}", markup=False)
+        if len(lines) > MAX_LISTED:
+            print(f"{kind} {len(lines) - MAX_LISTED} more; analyze_dataset --json lists them all")
