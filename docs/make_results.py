@@ -86,8 +86,8 @@ DECISIONS = """## The same networks, decided otherwise
 
 `uv run python -m benchmarks.decisions`: what the section `play` of a configuration (or `--play` of
 `BC_training.rollout`) makes of two networks of the table above. Exact match and onset F1 are of the
-recorded validation fights, played to the policy tick by tick. `temperature`, `hysteresis`, `min_hold`
-and `min_release` are keys no more, for what this table says of them.
+recorded validation fights, played to the policy tick by tick. `temperature`, `hysteresis`,
+`min_hold` and `min_release` are keys no more, for what this table says of them.
 
 """
 DECISIONS_READ = """

@@ -12,8 +12,6 @@ from BC_training.training import trainer
 from tests.support.commands import run
 from tests.support.made_data import make_dataset
 
-pytestmark = pytest.mark.xdist_group("diagnosis")
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

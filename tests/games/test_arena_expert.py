@@ -13,9 +13,6 @@ from boss_arena.moves import BOSS_IDLE, MOVES
 Fight = tuple[dict[str, Any], np.ndarray, list[dict[str, Any]]]
 
 
-pytestmark = pytest.mark.xdist_group("arena expert")
-
-
 @pytest.fixture(scope="module")
 def fights() -> list[Fight]:
     """Last info, actions [N, 7] and observations of a dozen of the expert's fights."""

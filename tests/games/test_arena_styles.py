@@ -26,9 +26,6 @@ BEFORE_STYLES = {
 """Ticks, and SHA-256 of the actions [N, 7] int8, of fights played before there were styles."""
 
 
-pytestmark = pytest.mark.xdist_group("arena styles")
-
-
 @pytest.fixture(scope="module")
 def env() -> Any:
     return gymnasium.make(ENV, render_frames=False, width=64, height=36)

@@ -26,11 +26,9 @@ from tests.support.small_models import SMALL
 
 NAMES = (*models.available(), "window_model")
 SLOW_LEARNERS = {"vla": {"num_epochs": 30, "learning_rate": 0.003, "use_class_weights": True}}
-# A group is run by one process, which so trains and compiles each model once.
-PARAMS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=NAMES)
 def setting(request, tmp_path_factory):
     """A small model of each kind, to be trained on the made dataset."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -303,18 +303,6 @@ def test_names_that_are_there_twice_are_refused(made, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
-def test_names_that_are_there_twice_are_refused(made, tmp_path):
-    with pytest.raises(UserError, match="has several actions named left"):
-        run(made.path, tmp_path / "out.zarr", keys="left,left,hit")
-    assert not (tmp_path / "out.zarr").exists()
-
-
-def test_names_that_are_there_twice_are_refused(made, tmp_path):
-    with pytest.raises(UserError, match="has several actions named left"):
-        run(made.path, tmp_path / "out.zarr", keys="left,left,hit")
-    assert not (tmp_path / "out.zarr").exists()
-
-
 def test_a_rate_that_is_none_is_refused(made, tmp_path):
     zarr.open_group(made.path).attrs["fps"] = "17"
     with pytest.raises(UserError, match="fps is '17'"):

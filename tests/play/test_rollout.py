@@ -157,11 +157,14 @@ def toy_policy(tmp_path):
     return save_policy(tmp_path / "run", bundle)
 
 
-def test_interrupted_fights_are_kept(toy_policy, tmp_path):
-    arguments = ("--checkpoint", str(toy_policy), "--env", "tests.support.toy_env:Toy-v0")
+def test_interrupted_fights_are_kept_and_their_games_end(toy_policy, tmp_path, monkeypatch):
+    games, file = tmp_path / "games", tmp_path / "kept.json"
+    games.mkdir()
+    arguments = ("--checkpoint", str(toy_policy), "--env", "tests.support.toy_env:Accompanied-v0")
+    monkeypatch.setenv("TOY_GAMES", str(games))
     whole = run(rollout.main, *arguments, "--episodes", "3", "--workers", "1")
     assert whole.status == 0, whole.err
-    file = tmp_path / "kept.json"
+    assert not any(is_alive(int(game.name)) for game in games.iterdir())
     process = start(
         ("-m", "BC_training.rollout", *arguments, "--workers", "2", "--episodes", "500",
          "--json", str(file)),
@@ -174,7 +177,14 @@ def test_interrupted_fights_are_kept(toy_policy, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "pure_cnn" in out
-    assert err.splitlines() == ["interrupted"]
+    assert err.splitlines()[-1] == "interrupted"
+    assert len([*games.iterdir()]) >= 3  # of the whole run, of the check before, and of a worker
+    deadline = time.monotonic() + 10
+    while (left := [g for g in games.iterdir() if is_alive(int(g.name))]) and (
+        time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    assert not left
     kept = without_times(read(file))
     assert 4 <= len(kept) < 500
     whole = {
@@ -221,32 +231,6 @@ def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers
     for failure in found["failures"]:
         assert f"pure_cnn, seed {failure['seed']}: ZeroDivisionError" in done.err
     assert "Traceback" not in done.err
-
-
-@pytest.mark.parametrize("end", [None, signal.SIGTERM])
-def test_games_beside_the_environments_end_with_the_fights(toy_policy, tmp_path, end):
-    games, file = tmp_path / "games", tmp_path / "kept.json"
-    games.mkdir()
-    process = start(
-        ("-m", "BC_training.rollout", "--checkpoint", str(toy_policy), "--json", str(file),
-         "--env", "tests.support.toy_env:Accompanied-v0", "--workers", "2",
-         "--episodes", "500" if end else "2"),
-        TOY_SECONDS_A_TICK="0.01", TOY_GAMES=str(games),
-    )  # fmt: skip
-    if end is not None:
-        deadline = time.monotonic() + 120
-        while not (file.exists() and read(file)["fights"]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(end)
-    # Not when all of the fights are over.
-    _, err = process.communicate(timeout=20 if end else 120)
-    assert process.returncode == (130 if end else 0), err
-    numbers = [int(game.name) for game in games.iterdir()]
-    assert len(numbers) >= 2  # that of the check before, and one a process that got so far
-    deadline = time.monotonic() + 10
-    while (left := [n for n in numbers if is_alive(n)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not left
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from ranni_player.player import Player
 from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
 
-pytestmark = pytest.mark.xdist_group("export")
 ARENA = "boss_arena:BossArena-v0"
 
 

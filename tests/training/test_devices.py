@@ -19,8 +19,6 @@ from tests.support.commands import records
 from tests.support.made_data import make_dataset
 from tests.support.small_models import SMALL
 
-pytestmark = pytest.mark.xdist_group("devices")
-
 ROOT = Path(__file__).parents[2]
 STEPS = 50
 CASES = {
