@@ -209,7 +209,7 @@ check() {
 print_next() {
     local with='' on='--config configs/demo.yaml' path=''
     [ "$EXTRA" = cpu ] || with=" --extra $EXTRA"
-    [ -z "$DATASET" ] || on="--config configs/pure_cnn.yaml --dataset.path $(printf %q "$DATASET")"
+    [ -z "$DATASET" ] || on="--config configs/temporal_cnn.yaml --dataset.path $(printf %q "$DATASET")"
     [ -z "${WANDB_API_KEY:-}" ] || on+=" --logging.use_wandb true"
     # shellcheck disable=SC2016 # it is to be expanded where it is pasted
     [ "$UV_WAS_THERE" = yes ] || path='export PATH="$HOME/.local/bin:$PATH" && '

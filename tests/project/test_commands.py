@@ -58,13 +58,13 @@ def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp
 
 
 def test_a_killed_run_resumed_equals_one_that_was_not(made, tmp_path):
-    options = ("--training.num_epochs", "5", "--training.save_every_n_epochs", "1")
+    options = ("--training.num_epochs", "3", "--training.save_every_n_epochs", "1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(made.path, whole, *options).status == 0
     process = start(("-m", "BC_training", *arguments_of(made.path, killed, *options)))
     assert process.stdout is not None
     for line in process.stdout:
-        if line.strip().startswith("2/5"):
+        if line.strip().startswith("1/3"):
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
@@ -163,7 +163,7 @@ def test_residencies_layouts_and_places_give_the_same_metrics(made, tmp_path, se
     for number, (place, residency) in enumerate(kinds):
         folder = tmp_path / f"run{number}"
         done = train(
-            place, folder, "--training.num_epochs", "2", "--dataset.residency", residency,
+            place, folder, "--training.num_epochs", "1", "--dataset.residency", residency,
         )  # fmt: skip
         assert done.status == 0, done.err
         figures.append([

@@ -398,7 +398,11 @@ def test_a_bare_machine_trains(machine, tmp_path, serve):
     kind = type("Once", (Breaking,), {"asked": [], "left": 1})
     cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True)
     (machine.bin / "python3").symlink_to(Path(sys.executable).resolve())
-    compiled = {name: value for name, value in os.environ.items() if name.startswith("JAX_")}
+    compiled = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("JAX_", "PYTHONPYCACHE"))
+    }
     variables = {
         "REPO_URL": repository(tmp_path),
         # The packages need not come over the network again.
@@ -423,7 +427,7 @@ def test_a_bare_machine_trains(machine, tmp_path, serve):
     assert "k" * 40 not in first.stdout + first.stderr
     assert not [path for path in folder.iterdir() if path.name in ("checkpoints", "wandb")]
     command = first.stdout.rsplit("ready. Next:", 1)[1].strip()
-    assert f"--config configs/pure_cnn.yaml --dataset.path dataset/{archive.name}" in command
+    assert f"--config configs/temporal_cnn.yaml --dataset.path dataset/{archive.name}" in command
     shown = machine.run(f"{command} --help", **variables)
     assert "--training.num_epochs" in shown.stdout, shown.stderr
 

@@ -137,12 +137,13 @@ def test_an_average_resumes_bit_for_bit(configure):
 
 @pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_learns(configure):
-    config = configure(num_epochs=12, precision="bfloat16", model={})
+    once = {"eval_every_n_epochs": 12}  # an evaluation writes a checkpoint, which takes longer
+    config = configure(num_epochs=12, precision="bfloat16", model={}, evaluation=once)
     folder = trainer.train(config)
     assert {value.dtype for value in arrays(folder).values()} == {jnp.dtype("float32")}
     found = losses(folder)
     assert found[-1] < 0.8 * found[0]
-    plain = losses(trainer.train(configure("plain", num_epochs=12, model={})))
+    plain = losses(trainer.train(configure("plain", num_epochs=12, model={}, evaluation=once)))
     assert found != plain
     assert np.allclose(found, plain, atol=0.15)
 
@@ -194,6 +195,7 @@ def test_an_auxiliary_attribute_is_learned_and_play_needs_no_state(tmp_path):
             "batch_size": 16, "num_epochs": 30, "learning_rate": 0.01,
             "checkpoint_dir": str(tmp_path / "run"),
         },
+        "evaluation": {"eval_every_n_epochs": 30},
     }  # fmt: skip
     config = config_file.validate(raw, "the test")
     folder = trainer.train(config)
