@@ -79,3 +79,8 @@ class ObservationReader:
             raise UserError(f"the environment's {', '.join(wrong)} is not a finite number")
         history, self._history = add_history(state, self._history)
         return history.joined()[None]
+
+
+def blank_observation(spec: ObservationSpec) -> dict[str, Any]:
+    """Returns an observation in which everything is zero."""
+    return {**dict.fromkeys(spec.attributes, 0.0), "frame": np.zeros(spec.frame, np.uint8)}

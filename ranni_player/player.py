@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player.button_decoder import ButtonDecoder, Decision
 from ranni_player.manifest import NETWORK, Manifest, read_manifest
-from ranni_player.observations import ObservationReader
+from ranni_player.observations import ObservationReader, blank_observation
 
 
 class Player:
@@ -50,7 +50,15 @@ class Player:
         except Exception as error:  # onnxruntime raises many kinds, without a common base
             raise UserError(f"{folder / NETWORK}: can't be loaded by {name}: {error}") from error
         _require_shapes(folder, manifest, session)
-        return cls(folder, manifest, session)
+        player = cls(folder, manifest, session)
+        try:  # which also takes the first tick's allocations out of the fight
+            player.act(blank_observation(manifest.spec()))
+        except Exception as error:
+            raise UserError(
+                f"{folder}: the network can't compute what the manifest describes: {error}"
+            ) from error
+        player.reset()
+        return player
 
     def reset(self, instruction: str | None = None, seed: int = 0) -> None:
         """Forgets the fight so far. To be called before each fight.
@@ -63,9 +71,14 @@ class Player:
             UserError: the policy takes no instruction, or not this one.
         """
         manifest = self.manifest
+        if instruction is not None and not manifest.instructions:
+            raise UserError("--instruction: this policy takes no instruction")
         if instruction is not None and instruction not in manifest.instructions:
-            choices = "; ".join(manifest.instructions) or "none"
-            raise UserError(f"--instruction {instruction!r}: this policy takes {choices}")
+            raise UserError(
+                f"--instruction {instruction!r}: an exported policy takes only what was known at "
+                f"its export: {'; '.join(manifest.instructions)}. A served one (BC_training.serve) "
+                "takes any"
+            )
         self._feed: dict[str, Any] = {
             name: np.zeros(shape, dtype) for name, (shape, dtype) in manifest.memory.items()
         }

@@ -22,7 +22,9 @@ from ranni_player.observations import ObservationReader, ObservationSpec
 
 TOKEN = "RANNI_TOKEN"  # noqa: S105 (the name of the variable that holds it)
 PATIENCE_S = 5.0
-"""Seconds after which an answer that has not come counts as a lost connection."""
+"""Seconds that the server gets to answer before a fight."""
+TICK_S = 2.0
+"""Seconds that it gets at a tick, while the keys of the tick before stay down."""
 
 REFUSALS = {
     401: f"wrong or no token; set the variable {TOKEN} to the server's",
@@ -75,8 +77,8 @@ class RemotePlayer:
             UserError: the observation is refused, or the connection is lost.
         """
         assert previous is None, "the other machine remembers what was pressed"
-        self._wait(self._socket.send_bytes(pack_tick(observation, self.manifest.spec())))
-        message = self._wait(self._socket.receive())
+        tick = pack_tick(observation, self.manifest.spec())
+        message = self._wait(self._ask(tick), TICK_S)
         if message.type is not aiohttp.WSMsgType.BINARY:
             raise self._refusal(message)
         decision, milliseconds = unpack_decision(message.data, len(self.manifest.actions))
@@ -88,6 +90,10 @@ class RemotePlayer:
         self._session = aiohttp.ClientSession()
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         return await self._session.ws_connect(self._url, headers=headers, max_msg_size=0)
+
+    async def _ask(self, tick: bytes) -> aiohttp.WSMessage:
+        await self._socket.send_bytes(tick)
+        return await self._socket.receive()
 
     def _answer_json(self) -> dict[str, Any]:
         message = self._wait(self._socket.receive())
@@ -103,9 +109,9 @@ class RemotePlayer:
             return UserError(json.loads(message.data)["error"])
         return UserError(f"{self._url}: the connection was lost at tick {self._ticks}")
 
-    def _wait(self, work: Any) -> Any:
+    def _wait(self, work: Any, seconds: float = PATIENCE_S) -> Any:
         try:
-            return self._loop.run_until_complete(asyncio.wait_for(work, PATIENCE_S))
+            return self._loop.run_until_complete(asyncio.wait_for(work, seconds))
         except aiohttp.WSServerHandshakeError as error:
             reason = REFUSALS.get(error.status, f"HTTP status {error.status}")
             raise UserError(f"{self._url}: refused: {reason}") from error

@@ -16,7 +16,7 @@ from BC_training.networks.model import Model
 from BC_training.play.tick import Memory, PolicyTick
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player.button_decoder import ButtonDecoder, Decision, Rule
-from ranni_player.observations import ObservationReader, ObservationSpec
+from ranni_player.observations import ObservationReader, ObservationSpec, blank_observation
 
 
 class Policy:
@@ -124,11 +124,6 @@ def observation_spec(bundle: Bundle) -> ObservationSpec:
         attributes=bundle.spec.state if window.state else (),
         past_actions=window.past_actions,
     )
-
-
-def blank_observation(spec: ObservationSpec) -> dict[str, Any]:
-    """Returns an observation in which everything is zero."""
-    return {**dict.fromkeys(spec.attributes, 0.0), "frame": np.zeros(spec.frame, np.uint8)}
 
 
 def instruction_tokens(bundle: Bundle, text: str | None) -> Int[np.ndarray, "1 L"] | None:

@@ -32,8 +32,6 @@ class PolicyTick:
     bundle: Bundle
     graph: Any
     """The structure of the model, whose arrays each method takes as `state`."""
-    precision: str = "float32"
-    """Data type in which the model computes; that of `state`."""
 
     def begin(self, state: Any, raw: RawObservation) -> Memory:
         """Returns the memory before a fight's first tick; of `raw` only the shapes count."""
@@ -58,17 +56,13 @@ class PolicyTick:
         first = jnp.broadcast_to(features, later.shape)
         kept, age = jnp.where(memory.age < 0, first, later), memory.age + 1
         logits = decode_kept(model, window, kept, age)
-        plans = jax.nn.sigmoid(logits.astype(jnp.float32))
-        plans = jnp.concatenate([plans, memory.plans[:-1]])
+        plans = jnp.concatenate([jax.nn.sigmoid(logits), memory.plans[:-1]])
         decay = play.ensemble_decay if play.chunk == "ensemble" else np.inf
         return combine_plans(plans, age, decay), Memory(kept, plans, age)
 
     def _encode(self, state: Any, raw: RawObservation) -> Float[Array, "1 1 F"]:
         model = nnx.merge(self.graph, state, copy=True)
         now: Observation = jax.tree.map(lambda x: x[:, 0], self.bundle.preprocess(raw))
-        now = jax.tree.map(
-            lambda x: x.astype(self.precision) if jnp.issubdtype(x.dtype, jnp.floating) else x, now
-        )
         return model.encode(now, None)[:, None]
 
 

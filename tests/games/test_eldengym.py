@@ -332,7 +332,8 @@ def test_a_terminal_that_hangs_up_releases_the_keys(tmp_path, server):
     arguments = saved_policy(tmp_path, server)[1]
     long = json.loads(arguments[-1])
     long["arguments"]["max_seconds"] = 100
-    process = start(("-m", "tests.support.fake_siphon", *arguments[:-1], json.dumps(long)))
+    command = ("-m", "tests.support.fake_siphon", "BC_training.rollout")
+    process = start((*command, *arguments[:-1], json.dumps(long)))
     server.wait_for(lambda: server.down == {"P", "W"}, seconds=120)
     process.send_signal(signal.SIGHUP)
     _, err = process.communicate(timeout=60)

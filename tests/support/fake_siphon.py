@@ -1,9 +1,10 @@
 """A Siphon server without a game: it shows a recorded fight and writes down every key.
 
-The client's waits for menus are shortened by `quicken`. As a command, it is the fights' command
-with them shortened: python -m tests.support.fake_siphon --checkpoint ...
+The client's waits for menus are shortened by `quicken`. As a command, it is another command with
+them shortened: python -m tests.support.fake_siphon BC_training.rollout --checkpoint ...
 """
 
+import importlib
 import sys
 import threading
 import time
@@ -165,8 +166,7 @@ def quicken(setattr=setattr):
 
 
 if __name__ == "__main__":
-    from BC_training import rollout
     from gameplay_pipeline.plumbing import command
 
     quicken()
-    sys.exit(command.run(rollout.main))
+    sys.exit(command.run(importlib.import_module(sys.argv.pop(1)).main))
