@@ -240,6 +240,20 @@ def test_names_stay_names_and_retired_flags_warn(write):
     assert config.logging.wandb_run_name == "2026-11-23"
 
 
+def test_keys_under_their_earlier_names_work_and_warn(write):
+    file = write(MINIMAL)
+    with pytest.warns(UserWarning, match=r"dataset\.record_episodes is now called record\.episodes"):
+        config = config_file.load(file, ["--dataset.record_episodes", "7"])
+    assert config.record.episodes == 7
+    both = ["--dataset.record_episodes", "7", "--record.episodes", "8"]
+    with pytest.raises(UserError, match=r"is now called record\.episodes, and both are given"):
+        config_file.load(file, both)
+    # As an earlier version wrote it into a checkpoint, where nobody can be warned.
+    raw = config.model_dump(mode="json")
+    raw["dataset"] |= {f"record_{key}": value for key, value in raw.pop("record").items()}
+    assert config_file.stored(raw, "the bundle").model_dump() == config.model_dump()
+
+
 def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_file.load(write(MINIMAL), ["--dataset.path", "tests"])
