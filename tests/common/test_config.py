@@ -242,7 +242,7 @@ def test_names_stay_names_and_retired_flags_warn(write):
 
 def test_keys_under_their_earlier_names_work_and_warn(write):
     file = write(MINIMAL)
-    with pytest.warns(UserWarning, match=r"dataset\.record_episodes is now called record\.episodes"):
+    with pytest.warns(UserWarning, match=r"record_episodes is now called record\.episodes"):
         config = config_file.load(file, ["--dataset.record_episodes", "7"])
     assert config.record.episodes == 7
     both = ["--dataset.record_episodes", "7", "--record.episodes", "8"]

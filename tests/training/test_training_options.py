@@ -108,6 +108,18 @@ def test_a_resumed_run_compiles_its_step_once(configure):
     assert TrainStep.__call__._cache_size() == before + 1
 
 
+def test_a_checkpoint_of_another_accelerator_loads_here(configure):
+    checkpoint = checkpoints.locate(trainer.train(configure(num_epochs=1)))
+    here = flatten(nnx.state(checkpoints.load_model(checkpoint)[1]))
+    written = checkpoint / "model" / "_sharding"
+    text = written.read_text()
+    # A device that isn't here; JSON within JSON.
+    assert r"\"id\": 0" in text
+    written.write_text(text.replace(r"\"id\": 0", r"\"id\": 7"))
+    there = flatten(nnx.state(checkpoints.load_model(checkpoint)[1]))
+    assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
 @pytest.mark.slow
 def test_an_average_resumes_bit_for_bit(configure):
     options = {"ema_decay": 0.95, "augmentation": {"shift": 0.1, "noise": 0.1}, "model": {}}
