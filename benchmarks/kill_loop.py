@@ -1,0 +1,169 @@
+"""Kills runs (SIGKILL) at their worst moments and resumes them: the end must be, bit for bit, that
+of a run that nobody killed. Needs a system that can fork.
+
+    uv run python benchmarks/kill_loop.py [--kills 100] [--flags training.accumulation=2]
+
+Where it kills: while a checkpoint is written or deleted, the configuration written, a policy has
+fights, frames are decoded into the cache; and at any time. Prints the figures; exits with 1 where a
+run can't be resumed or differs.
+"""
+
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import tyro
+
+from BC_training import train
+from BC_training.play import fights
+from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.record import RecordConfig, record
+
+EPOCHS = 40
+
+ENV = "Short-v0"
+"""The simulated fight, for two seconds of it."""
+
+gymnasium.register(ENV, "boss_arena.env:BossArena", max_episode_steps=40)
+
+
+def _has(pattern: str) -> Callable[[Path], bool]:
+    return lambda folder: next(folder.glob(pattern), None) is not None
+
+
+MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
+    "writing": (_has("run/*.orbax-checkpoint-tmp*"), 0.05),
+    "deletion": (_has("run/deleted/*"), 0.002),
+    "config": (_has("run/writer.json"), 0.02),
+    "fights": (_has("run/fights/player*"), 0.5),
+    "cache": (_has("cache/*/doing.jsonl"), 0.1),
+    "any": (_has("run"), 5.0),
+}
+"""What shows that the moment is near, and the seconds within which it then is."""
+
+
+def _command(folder: Path, name: str, flags: tuple[str, ...]) -> list[str]:
+    values = {
+        "dataset.path": folder / "d.zarr", "dataset.cache_dir": folder / "cache",
+        "dataset.residency": "cache", "training.checkpoint_dir": folder / name,
+        "training.num_epochs": EPOCHS, "training.save_every_n_epochs": 1,
+        "training.keep_last_n_checkpoints": 1, "model.conv_features": "[4, 8]",
+        "model.conv_depth": 0, "model.dense_features": "[8]", "environment.id": ENV,
+        "evaluation.rollout_episodes": 1, "evaluation.rollout_every_n_epochs": 4,
+        **dict(flag.split("=", 1) for flag in flags),
+    }  # fmt: skip
+    arguments = [str(part) for key, value in values.items() for part in (f"--{key}", value)]
+    return ["train", "--config", "configs/pure_cnn.yaml", "--resume", *arguments]
+
+
+def _forked(work: Callable[[], int], said: Path) -> int:
+    """Does work in a process of its own, which forking spares the imports: this one has started no
+    threads, nor has JAX begun in it."""
+    process = os.fork()
+    if process:
+        return process
+    with said.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os._exit(command.run(work))
+
+
+def _train(arguments: list[str]) -> int:
+    keep_fights = fights.keep_fights
+    # In this process: the files are the same, and no other has to import everything first.
+    fights.keep_fights = lambda tasks, setup, workers, file: keep_fights(tasks, setup, 0, file)
+    sys.argv = arguments
+    return train.main()
+
+
+def _record(path: Path) -> int:
+    record(RecordConfig(path, ENV, episodes=6, resolution="64x36", workers=1))
+    return 0
+
+
+def _must_end(process: int, said: Path) -> None:
+    if os.waitpid(process, 0)[1]:
+        raise SystemExit(said.read_text())
+
+
+def _kill(process: int, folder: Path, moment: str, rng: random.Random) -> int | None:
+    """Waits for the moment and kills; the exit status where it had ended before."""
+    near, within = MOMENTS[moment]
+    if moment == "deletion" and near(folder):
+        shutil.rmtree(folder / "run" / "deleted")
+    while not near(folder):
+        if (ended := os.waitpid(process, os.WNOHANG))[0]:
+            return os.waitstatus_to_exitcode(ended[1])
+    time.sleep(rng.uniform(0, within))
+    os.kill(process, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return None if status == -signal.SIGKILL else status
+
+
+def _result(run: Path) -> dict[str, Any]:
+    """All that a run leaves but what the clock decides; arrays' SHA-256 are in its bundles."""
+    bundles = {
+        folder.name: json.loads((folder / "bundle" / "metadata").read_text())
+        for folder in sorted(run.iterdir())
+        if folder.name.isdigit()
+    }
+    for bundle in bundles.values():
+        del bundle["config"]["training"]["checkpoint_dir"], bundle["sha256"]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("time/", "data/")
+    return {
+        "checkpoints": bundles,
+        "metrics": [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows],
+        "fights": sorted(file.name for file in (run / "fights").iterdir()),
+    }
+
+
+def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
+    """Args:
+    kills: how many.
+    flags: settings of the run besides, such as training.ema_decay=0.99.
+    seed: of the moments.
+    """
+    rng, done, differing, unresumable = random.Random(seed), Counter[str](), 0, 0
+    with tempfile.TemporaryDirectory() as work:
+        folder, said = Path(work), Path(work) / "said"
+        _must_end(_forked(lambda: _record(folder / "d.zarr"), said), said)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        training = functools.partial(_train, _command(folder, "whole", flags))
+        _must_end(_forked(training, said), said)
+        whole = _result(folder / "whole")
+        while done.total() < kills:
+            moment = rng.choice([*MOMENTS])
+            if moment == "cache":
+                shutil.rmtree(folder / "cache", ignore_errors=True)
+            training = functools.partial(_train, _command(folder, "run", flags))
+            status = _kill(_forked(training, said), folder, moment, rng)
+            if status is None:
+                done[moment] += 1
+                print(f"{done.total()}: {moment}", flush=True)
+            elif status:
+                unresumable += 1
+                print(f"status {status}: {said.read_text()[-2000:]}", flush=True)
+            else:
+                differing += _result(folder / "run") != whole
+            if status is not None:
+                shutil.rmtree(folder / "run")
+    print(f"{done.total()} kills {dict(done)}: {unresumable} unresumable, {differing} differing")
+    return 1 if unresumable or differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
