@@ -88,7 +88,7 @@ def _train(arguments: list[str]) -> int:
 
 
 def _record(path: Path) -> int:
-    record(RecordConfig(path, ENV, episodes=6, resolution="64x36", workers=1))
+    record(RecordConfig(out=path, env=ENV, episodes=6, resolution="64x36", workers=1))
     return 0
 
 
