@@ -10,6 +10,7 @@ from BC_training import rollout, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common.config import Config
 from BC_training.play.fights import FightSetup
+from BC_training.training.hosts import join
 from gameplay_pipeline.environments import adapter as environment
 from gameplay_pipeline.environments.adapter import Wanted
 from gameplay_pipeline.plumbing import command
@@ -19,10 +20,14 @@ from gameplay_pipeline.record import RecordConfig, record
 
 def main() -> int:
     config, resume = train.parse()
-    _require_environment(config)
-    _record_if_missing(config)
-    folder = train.train(config, resume=resume)
-    _fight(config, folder)
+    with join(config.system) as hosts:
+        _require_environment(config)
+        if hosts.is_first:
+            _record_if_missing(config)
+        hosts.gather(None)
+        folder = train.train(config, resume=resume, hosts=hosts)
+        if hosts.is_first:
+            _fight(config, folder)
     return 0
 
 

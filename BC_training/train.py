@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from BC_training.common import config_file
 from BC_training.common.config import Config
+from BC_training.training.hosts import join
 from BC_training.training.trainer import train
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
@@ -35,7 +36,8 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
 
 def main() -> int:
     config, resume = parse()
-    train(config, resume=resume)
+    with join(config.system) as hosts:
+        train(config, resume=resume, hosts=hosts)
     return 0
 
 

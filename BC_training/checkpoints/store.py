@@ -43,18 +43,22 @@ absl_logging.set_verbosity(absl_logging.ERROR)
 
 
 class Checkpoints:
-    """The checkpoints of one run, for the one process that writes them."""
+    """The checkpoints of one run, for the one process that writes them and others that read."""
 
-    def __init__(self, folder: Path, *, keep_last: int, best_metric: str):
-        """Opens a run's folder, creating it if need be, and removes what a killed run left.
+    def __init__(self, folder: Path, *, keep_last: int, best_metric: str, writes: bool = True):
+        """Opens a run's folder; who writes there creates it if need be, and removes what a killed
+        run left.
 
         Args:
             folder: of the run.
             keep_last: how many of the newest checkpoints are kept.
             best_metric: evaluation.best_metric, whose best checkpoint is kept besides.
+            writes: whether this process is the one that writes.
         """
         self.folder = folder
         self._keep_last, self._metric = keep_last, best_metric
+        if not writes:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         self._empty_deleted()
         for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):
@@ -230,6 +234,8 @@ def _sound(run: Path, *, warn: bool = False) -> dict[Path, Bundle]:
 
 def _write(folder: Path, items: Mapping[str, Any], bundle: Bundle) -> None:
     arrays = {name: flatten(item) for name, item in items.items()}
+    if jax.process_count() > 1:  # what is on all hosts, Orbax would have all of them write
+        arrays = jax.device_get(arrays)
     needed = OVERHEAD + sum(array.nbytes for item in arrays.values() for array in item.values())
     place = folder.resolve().parent
     place.mkdir(parents=True, exist_ok=True)
@@ -242,7 +248,16 @@ def _write(folder: Path, items: Mapping[str, Any], bundle: Bundle) -> None:
         for key, array in item.items()
     }
     signed = bundle.model_copy(update={"digests": digests})
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    alone = _alone()
+    handlers: dict[str, Any] = {
+        name: ocp.StandardCheckpointHandler(multiprocessing_options=alone) for name in arrays
+    }
+    handler = ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        bundle=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        **handlers,
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
         checkpointer.save(
             folder.resolve(),
             args=ocp.args.Composite(
@@ -264,7 +279,9 @@ def _read_item(folder: Path, name: str, like: Any, bundle: Bundle) -> Any:
     damaged = f"{folder}: this checkpoint is damaged: "
     with contextlib.ExitStack() as stack:
         try:
-            checkpointer = stack.enter_context(ocp.StandardCheckpointer())
+            checkpointer = stack.enter_context(
+                ocp.StandardCheckpointer(multiprocessing_options=_alone())
+            )
             stored: Any = checkpointer.metadata(path).item_metadata
         except Exception as error:  # Orbax raises many kinds; all mean the same to a person
             raise DataError(f"{damaged}{_in_a_line(error)}") from error
@@ -296,6 +313,15 @@ def _in_a_line(error: Exception) -> str:
     """What Orbax says, without the details of its storage, which fill a screen."""
     first, *_ = str(error).partition(". See full TensorStore details")[0].splitlines() or [""]
     return first or type(error).__name__
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Has Orbax wait for no other process: each holds all arrays, and if one fails at its part,
+    the others would wait for minutes."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
 def _digest(array: Any) -> str:

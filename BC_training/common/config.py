@@ -299,8 +299,33 @@ class SystemConfig(Section):
     num_workers: Annotated[int | None, FREE] = Field(default=None, ge=1)
     """Reader threads; null is one for each processor core, up to 8. Batches do not depend on it."""
     devices: Annotated[int | None, FREE] = Field(default=None, ge=1)
-    """Devices that training splits each batch over; null is all there are. What is learned does not
-    depend on it, but for rounding: the batch stays as large as configured."""
+    """Devices that training splits each batch over, of all hosts together; null is all there are.
+    What is learned does not depend on it, but for rounding: the batch stays as large as configured.
+    """
+    coordinator: Annotated[str | None, FREE] = None
+    """HOST:PORT at which the hosts of a run meet: the first host's name and a free port of it. null
+    where one host trains alone, or where Slurm or Open MPI say it."""
+    process_count: Annotated[int | None, FREE] = Field(default=None, ge=1)
+    """Hosts that train together, with a process on each; 1 is this one alone, whatever a launcher
+    says."""
+    process_id: Annotated[int | None, FREE] = Field(default=None, ge=0)
+    """Which of them this host is; 0 is the one that prints, logs and writes."""
+
+    @pydantic.model_validator(mode="after")
+    def _hosts(self) -> "SystemConfig":
+        place = (self.coordinator, self.process_count, self.process_id)
+        if place == (None, self.process_count, None) and self.process_count in (None, 1):
+            return self
+        if self.coordinator is None or self.process_count is None or self.process_id is None:
+            raise ValueError("coordinator, process_count and process_id belong together")
+        if self.process_id >= self.process_count:
+            raise ValueError(
+                f"process_id ({self.process_id}) must be below process_count ({self.process_count})"
+            )
+        host, _, port = self.coordinator.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+            raise ValueError(f"coordinator ({self.coordinator}) must be HOST:PORT")
+        return self
 
     @property
     def threads(self) -> int:

@@ -96,7 +96,14 @@ class Dataset:
             weight=np.ones(len(samples), np.float32),
         )
 
-    def train_batches(self, *, batch_size: int, steps: range, threads: int) -> Iterator[Batch]:
+    def train_batches(
+        self,
+        *,
+        batch_size: int,
+        steps: range,
+        threads: int,
+        rows: Int[np.ndarray, "b"] | None = None,
+    ) -> Iterator[Batch]:
         """The batch of each of the steps, read ahead by threads.
 
         What step holds what is a pure function of (seed, step): each epoch is a new shuffle, whose
@@ -106,6 +113,7 @@ class Dataset:
             batch_size: samples in a step.
             steps: counted from the beginning of the run.
             threads: that read.
+            rows: of each batch, those that are read; all if not given.
 
         Raises:
             DataError: a frame can't be read.
@@ -115,25 +123,32 @@ class Dataset:
         def load(numbers: range) -> list[Batch]:
             places = [divmod(steps[number], steps_per_epoch) for number in numbers]
             spans = [(epoch, at * batch_size, (at + 1) * batch_size) for epoch, at in places]
-            batch = self.batch(np.concatenate([self._order.samples(*span) for span in spans]))
+            samples = [self._order.samples(*span)[chosen] for span in spans]
+            batch = self.batch(np.concatenate(samples))
             for span in spans:
                 for block in self._order.ahead(*span):
                     self._prepare(*block)
-            return _cut(batch, batch_size)
+            return _cut(batch, len(chosen))
 
-        return _read_ahead(load, len(steps), self._grouped(batch_size), threads)
+        chosen = np.arange(batch_size) if rows is None else rows
+        return _read_ahead(load, len(steps), self._grouped(len(chosen)), threads)
 
-    def eval_batches(self, *, batch_size: int, threads: int) -> Iterator[Batch]:
-        """All samples in order; rows that only fill the last batch up weigh nothing."""
+    def eval_batches(
+        self, *, batch_size: int, threads: int, rows: Int[np.ndarray, "b"] | None = None
+    ) -> Iterator[Batch]:
+        """All samples in order; rows that only fill the last batch up weigh nothing. The arguments
+        are those of `train_batches`."""
 
         def load(numbers: range) -> list[Batch]:
-            samples = np.arange(numbers.start * batch_size, numbers.stop * batch_size)
+            firsts = np.arange(numbers.start, numbers.stop)[:, None] * batch_size
+            samples = (firsts + chosen).reshape(-1)
             batch = self.batch(np.minimum(samples, len(self) - 1))
             batch = batch._replace(weight=(samples < len(self)).astype(np.float32))
-            return _cut(batch, batch_size)
+            return _cut(batch, len(chosen))
 
+        chosen = np.arange(batch_size) if rows is None else rows
         count = -(-len(self) // batch_size)
-        return _read_ahead(load, count, self._grouped(batch_size), threads)
+        return _read_ahead(load, count, self._grouped(len(chosen)), threads)
 
     def _grouped(self, batch_size: int) -> int:
         """Batches that a thread reads at once."""

@@ -144,6 +144,11 @@ def keep_fights(
     return fights
 
 
+def write_fights(file: Path, fights: Sequence[FightResult]) -> None:
+    """Writes fights that are over, and their summary, as `keep_fights` does."""
+    _write(file, fights, [], summarize(fights))
+
+
 def make_env(
     env_id: str, bundle: Bundle, adapter: Adapter = AS_IT_IS, *, all_attributes: bool = False
 ) -> Environment:

@@ -52,8 +52,8 @@ class Evaluator:
         size = self.config.training.batch_size
         total = -(-len(self.dataset) // size)
         batches = self.dataset.eval_batches(
-            batch_size=size, threads=self.config.system.threads
-        )  # fmt: skip
+            batch_size=size, threads=self.config.system.threads, rows=self.devices.rows(size)
+        )
         outputs = [
             self._step(params, rest, self.devices.split(batch), self.resident)
             for batch in track(batches, "Evaluating", total)

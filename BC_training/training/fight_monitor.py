@@ -5,26 +5,30 @@ import shutil
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import save_policy
 from BC_training.common.config import BY_FIGHTS, Config
 from BC_training.play import fights, summary
+from BC_training.play.fight import FightResult
+from BC_training.training.hosts import Hosts
 from BC_training.training.run_log import RunLog
 
 
 class FightMonitor:
     """Has the policies of a run fight, in processes of their own."""
 
-    def __init__(self, config: Config, folder: Path):
+    def __init__(self, config: Config, folder: Path, hosts: Hosts):
         """Nothing happens yet.
 
         Args:
             config: of the run.
             folder: of the run; fights go into a folder in it.
+            hosts: that share the fights.
         """
-        self._config, self._folder = config, folder / "fights"
+        self._config, self._folder, self._hosts = config, folder / "fights", hosts
 
     def is_due(self, epoch: int) -> bool:
         """Whether the policy of that epoch, counted from 1, is to fight."""
@@ -45,26 +49,13 @@ class FightMonitor:
         """The bundle with what its fights came to. Where they can't be had, that is said and
         training goes on."""
         settings, environment = self._config.evaluation, self._config.environment
-        player, video = self._folder / "player", self._folder / f"{bundle.step}.mp4"
+        video = self._folder / f"{bundle.step}.mp4"
         began = time.monotonic()
         try:
-            save_policy(player, state, bundle)
-            setup = fights.FightSetup(player, str(environment.id), environment.adapter())
-            with contextlib.closing(fights.make_env(setup.env_id, bundle, setup.adapter)) as env:
-                workers = fights.choose_workers(env, None, settings.rollout_episodes)
-            # Not the seeds of the fights after training: these choose the checkpoint, and would
-            # flatter it there.
-            first_seed = settings.rollout_seed + settings.rollout_episodes
-            name = self._config.model.name
-            tasks = fights.plan_fights([name], first_seed, settings.rollout_episodes, video)
-            results = fights.keep_fights(
-                tasks, setup, workers, self._folder / f"{bundle.step}.json"
-            )
+            results = self._fight_together(state, bundle, video)
         except Exception as error:  # whatever somebody's environment may do
             warnings.warn(f"epoch {bundle.epoch} has no figures of fights: {error}", stacklevel=2)
             return bundle
-        finally:
-            shutil.rmtree(player, ignore_errors=True)
         (row,) = summary.summarize(results).values()
         figures = summary.means(row)
         print(summary.in_a_line(row), flush=True)
@@ -81,3 +72,40 @@ class FightMonitor:
                 stacklevel=2,
             )
         return bundle.model_copy(update={"fights": figures})
+
+    def _fight_together(self, state: TrainState, bundle: Bundle, video: Path) -> list[FightResult]:
+        """The fights of all hosts, each of which has its share of them."""
+        hosts, player = self._hosts, self._folder / "player"
+        settings, environment = self._config.evaluation, self._config.environment
+        # Not the seeds of the fights after training: these choose the checkpoint, and would
+        # flatter it there.
+        first_seed = settings.rollout_seed + settings.rollout_episodes
+        name = self._config.model.name
+        tasks = fights.plan_fights([name], first_seed, settings.rollout_episodes, video)
+        share = tasks[hosts.rank :: hosts.count]
+        file = self._folder / f"{bundle.step}.json"
+        setup = fights.FightSetup(player, str(environment.id), environment.adapter())
+
+        def have_share() -> list[dict[str, Any]]:
+            if not share:
+                return []
+            with contextlib.closing(fights.make_env(setup.env_id, bundle, setup.adapter)) as env:
+                workers = fights.choose_workers(env, None, len(share))
+            kept = file if hosts.count == 1 else file.with_suffix(f".host{hosts.rank}.json")
+            return [vars(r) for r in fights.keep_fights(share, setup, workers, kept)]
+
+        try:
+            hosts.gather_results(lambda: hosts.is_first and save_policy(player, state, bundle))
+            shares = hosts.gather_results(have_share)
+        finally:
+            if hosts.is_first:
+                shutil.rmtree(player, ignore_errors=True)
+        results = [
+            FightResult(**{**result, "latencies_ms": tuple(result["latencies_ms"])})
+            for part in shares
+            for result in part
+        ]
+        results.sort(key=lambda result: result.seed)
+        if hosts.count > 1 and hosts.is_first:
+            fights.write_fights(file, results)
+        return results

@@ -6,15 +6,21 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
+from BC_training.training.hosts import Hosts
+
 
 class Interruption:
     """Turns the first Ctrl-C, SIGTERM or hang-up into a request. A context manager."""
 
-    def __init__(self) -> None:
-        self.received = False
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts, self._received = hosts, False
         self.awaited = "this step"
         """What a signal waits for, in words."""
         self._at_once: str | None = None
+
+    def must_stop(self) -> bool:
+        """Whether to stop now: true on all hosts at the same call, which all make equally often."""
+        return self._hosts.must_stop(self._received)
 
     def __enter__(self) -> "Interruption":
         signals = [signal.SIGINT, signal.SIGTERM]
@@ -38,16 +44,16 @@ class Interruption:
         was said what becomes of the work at hand."""
         self._at_once = said
         try:
-            if self.received:
+            if self._received:
                 raise KeyboardInterrupt
             yield
         finally:
             self._at_once = None
 
     def _note(self, *_: object) -> None:
-        if self.received:
+        if self._received or self._hosts.ended is not None:
             raise KeyboardInterrupt
-        self.received = True
+        self._received = True
         if self._at_once is not None:
             print(self._at_once, file=sys.stderr)
             raise KeyboardInterrupt

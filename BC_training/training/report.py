@@ -12,6 +12,7 @@ from BC_training.common.config import Config
 from BC_training.common.dataset import Data
 from BC_training.common.episodes import MAX_LISTED
 from BC_training.common.metrics import METRICS, Metric
+from BC_training.training.devices import Devices
 
 SHOWN = tuple(metric for metric in METRICS if metric.while_training)
 WIDTHS = [9, 8, 7, *(max(len(metric.title) + 1, 7) for metric in SHOWN), 8]
@@ -122,7 +123,7 @@ def print_summary(
     data: Data,
     parameters: int,
     steps_per_epoch: int,
-    devices: int,
+    devices: Devices,
     resumed_from: int | None,
 ) -> None:
     """What is about to be trained, on what, how."""
@@ -131,7 +132,8 @@ def print_summary(
     weights = "inverse frequency" if training.use_class_weights else "none"
     rows = {
         "model": f"{config.model.name}, {parameters:,} parameters, "
-        f"on {f'{devices} x ' if devices > 1 else ''}{jax.devices()[0].device_kind}",
+        f"on {f'{devices.count} x ' if devices.count > 1 else ''}{jax.devices()[0].device_kind}"
+        + (f" of {devices.hosts.count} hosts" if devices.hosts.count > 1 else ""),
         "dataset": f"{data.episodes.path}, {len(data.episodes)} episodes, "
         f"{frame.height}x{frame.width}, {frame.fps or '?'} ticks/s, {frame.color_order}",
         "frames": f"{data.opened.residency} ({data.opened.reason})",

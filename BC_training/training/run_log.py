@@ -39,7 +39,7 @@ class RunLog:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | None,
         config: Config,
         *,
         resume_from: int | None,
@@ -48,16 +48,20 @@ class RunLog:
         """Opens the log of a run.
 
         Args:
-            folder: of the run.
+            folder: of the run; None for a log that nobody reads.
             config: of the run; its section `logging` says who else takes part.
             resume_from: the step that the run goes on from; later lines, of steps that will be
                 done again, are dropped. None starts the file anew.
             metadata: what the configuration doesn't say, such as the code's revision.
         """
-        self._path = folder / "metrics.jsonl"
-        self._file = _open(self._path, resume_from)
         self._wandb: Any = None
         self._board: Any = None
+        if folder is None:
+            self._path = Path(os.devnull)
+            self._file = self._path.open("a")
+            return
+        self._path = folder / "metrics.jsonl"
+        self._file = _open(self._path, resume_from)
         settings, metadata = config.logging, dict(metadata or {})
         if settings.use_wandb:
             with self._wandb_optional():

@@ -1,5 +1,6 @@
 """A run from its first step to its last: train, evaluate, save, fight."""
 
+import contextlib
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,18 +17,19 @@ from BC_training.checkpoints.bundle import Bundle, build, read_bundle, require_s
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import console
-from BC_training.common.accelerator import first_device
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data, open_data
 from BC_training.common.types import Batch
 from BC_training.networks.model import Model
 from BC_training.training import optimizer as optimizers
-from BC_training.training import ranking, report, run_log
+from BC_training.training import ranking, report, run_log, same_run
 from BC_training.training.augmentation import make_augmentation
 from BC_training.training.devices import Devices, choose_devices
 from BC_training.training.evaluator import Evaluator, Predictions
 from BC_training.training.fight_monitor import FightMonitor
+from BC_training.training.hosts import ALONE, Hosts
 from BC_training.training.interruption import Interruption
+from BC_training.training.run_checkpoints import RunCheckpoints
 from BC_training.training.run_folder import claimed, flat
 from BC_training.training.run_log import RunLog
 from BC_training.training.train_step import TrainStep
@@ -35,39 +37,54 @@ from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.progress import track
 
 
-def train(config: Config, *, resume: bool = False) -> Path:
+def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path:
     """Trains as configured and returns the run's folder.
 
+    Args:
+        config: of the run.
+        resume: whether an earlier run in its folder goes on.
+        hosts: that train together, those of `hosts.join`.
+
     Raises:
-        UserError: the dataset, the configuration or an earlier run stands in the way, or the loss
-            became infinite or not a number.
+        UserError: the dataset, the configuration or an earlier run stands in the way, the loss
+            became infinite or not a number, or hosts differ.
         KeyboardInterrupt: it was interrupted; what was learned until then is in a checkpoint.
     """
-    _refuse_precision(config)
-    devices = choose_devices(config)
+    same_run.require_same_program(config, hosts)
+    devices = choose_devices(config, hosts)
     if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
         raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")
     folder = config.run_dir()
     data = open_data(config)
+    same_run.require_same_data(data, hosts)
     if len(data.splits["train"]) < config.training.batch_size:
         raise UserError(
             f"training.batch_size ({config.training.batch_size}) is larger than the training "
             f"split ({len(data.splits['train'])} ticks)"
         )
-    with claimed(folder, config, resume=resume):
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first:
+            stack.enter_context(claimed(folder, config, resume=resume))
         run = Checkpoints(
             folder,
             keep_last=config.training.keep_last_n_checkpoints,
             best_metric=config.evaluation.best_metric,
+            writes=hosts.is_first,
         )
+        same_run.require_shared(folder, hosts)
         Trainer(config, data, run, devices, resume=resume).fit()
+    if hosts.is_first:
+        _tell_best(folder)
+    return folder
+
+
+def _tell_best(folder: Path) -> None:
     best = store.locate(folder)
     figures = read_bundle(best).metrics
     out = console.make_console()
     if figures is not None:
         out.print(report.action_table(figures, "best checkpoint, validation split"))
     out.print(f"best checkpoint: {best}")
-    return folder
 
 
 def init_state(
@@ -100,11 +117,12 @@ class Trainer:
         Raises:
             UserError: the checkpoint or the pretrained weights do not fit.
         """
-        self.config, self.data, self.run, self.devices = config, data, run, devices
+        self.config, self.data, self.devices = config, data, devices
+        self.run = RunCheckpoints(run, devices.hosts)
         training, train_set = config.training, data.splits["train"]
         self.steps_per_epoch = len(train_set) // training.batch_size
         self.preprocess = data.preprocess
-        self.resumed = self._newest(run) if resume else None
+        self.resumed = self._newest() if resume else None
         if self.resumed is not None:
             self.preprocess = self.resumed.preprocess
         self.spec = data.spec.model_copy(update={"features": self.preprocess.features()})
@@ -114,8 +132,9 @@ class Trainer:
         self.learning_rate = optimizers.schedule(training, self.steps_per_epoch)
         optimizer = optimizers.make_optimizer(training, self.learning_rate)
         self.state = init_state(config, model, optimizer, devices)
+        same_run.require_same_arrays(self.state.params, devices.hosts)
         if self.resumed is not None:
-            self.resumed, self.state = self._restored(self.resumed)
+            self.resumed, self.state = self.run.restore(self.resumed, self.state)
         graph = nnx.graphdef(model)
         objective = optimizers.objective(training, train_set.actions)
         self.train_step = TrainStep(
@@ -138,7 +157,7 @@ class Trainer:
             self.resident,
             devices,
         )
-        self.fights = FightMonitor(config, run.folder)
+        self.fights = FightMonitor(config, run.folder, devices.hosts)
         self.fights.require_environment(self._bundle(0, None))
         self.copied: Mapping[str, Any] | None = None
         """Figures of repeating the previous action."""
@@ -154,17 +173,19 @@ class Trainer:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         resumed_from = None if self.resumed is None else self.resumed.step
         report.print_summary(
-            config, self.data, parameters, self.steps_per_epoch, self.devices.count, resumed_from
+            config, self.data, parameters, self.steps_per_epoch, self.devices, resumed_from
         )
         metadata = run_log.metadata(config, self.data.episodes)
-        log = RunLog(self.run.folder, config, resume_from=resumed_from, metadata=metadata)
+        folder = self.run.folder if self.devices.hosts.is_first else None
+        log = RunLog(folder, config, resume_from=resumed_from, metadata=metadata)
         batches = self.data.splits["train"].train_batches(
             batch_size=config.training.batch_size,
             steps=range(first, config.training.num_epochs * self.steps_per_epoch),
             threads=config.system.threads,
+            rows=self.devices.rows(config.training.batch_size, config.training.accumulation),
         )
         try:
-            with Interruption() as interruption:
+            with Interruption(self.devices.hosts) as interruption:
                 self._print_heading()
                 if self.resumed is not None:
                     self._fight_if_due(self.resumed, log, interruption)
@@ -181,7 +202,7 @@ class Trainer:
                     bundle = self._judge(epoch + 1, costs, log)
                     if self._should_save(bundle):
                         self.run.save(self.state, bundle)
-                    if interruption.received:
+                    if interruption.must_stop():
                         self._stop(bundle)
                     self._fight_if_due(bundle, log, interruption)
             self._finish(log)
@@ -205,13 +226,14 @@ class Trainer:
             split = self.devices.split(batch, parts)
             self.state, figures = self.train_step(self.state, split, self.resident)
             meter.add(figures)
-            if (step + 1) % every and step + 1 < end and not interruption.received:
+            must_stop = interruption.must_stop()
+            if (step + 1) % every and step + 1 < end and not must_stop:
                 continue
             # Reading figures back waits for the device, so it happens only here.
             means = meter.read()
             self._refuse_bad_loss()
             log.write(step + 1, {**means, "train/lr": self._lr(step)})
-            if interruption.received and step + 1 < end:
+            if must_stop and step + 1 < end:
                 self._stop(self._bundle(epoch, None))
         costs = meter.costs((end - first) * self.config.training.batch_size)
         log.write(end, {"epoch": epoch + 1, **costs})
@@ -290,9 +312,9 @@ class Trainer:
             versions=versions(),
         )
 
-    def _newest(self, run: Checkpoints) -> Bundle | None:
-        """The newest checkpoint of a run, compared with the dataset that it is to go on with."""
-        bundle = run.latest()
+    def _newest(self) -> Bundle | None:
+        """The newest checkpoint of the run, compared with the dataset that it is to go on with."""
+        bundle = self.run.latest()
         if bundle is None:
             return None
         path = self.data.episodes.path
@@ -304,23 +326,10 @@ class Trainer:
             )
         return bundle
 
-    def _restored(self, bundle: Bundle) -> tuple[Bundle, TrainState]:
-        """The newest checkpoint whose arrays are sound, and its state."""
-        while True:
-            try:
-                return bundle, self.run.restore(bundle, self.state)
-            except DataError as error:
-                self.run.set_aside(bundle, error)
-                earlier = self.run.latest()
-                if earlier is None:
-                    raise UserError(
-                        f"--resume: no checkpoint in {self.run.folder} can be read; without "
-                        "--resume, the run begins anew"
-                    ) from error
-                bundle = earlier
-
     def _save_and_explain(self, error: DataError) -> UserError:
         """What to say of an unreadable frame, once what was learned is in a checkpoint."""
+        if self.devices.hosts.count > 1:  # the others wait in a step that this one can't take
+            return error
         self._refuse_bad_loss()
         step = int(self.state.step)
         if step == 0:
@@ -341,6 +350,8 @@ class Trainer:
 
     def _finish(self, log: RunLog) -> None:
         """Tells which figure went with the fights, and which checkpoint is the best."""
+        if not self.devices.hosts.is_first:
+            return
         config = self.config
         if config.evaluation.rollout_every_n_epochs and len(self.data.splits["val"]):
             log.conclude(flat({"rank_correlation": ranking.tell(log.history())}, "/"))
@@ -368,18 +379,6 @@ class Trainer:
         raise UserError(
             f"the loss or the update of step {bad} (epoch {bad // self.steps_per_epoch + 1}) is "
             f"not finite; {left}. Try a lower training.learning_rate, or a training.grad_clip_norm."
-        )
-
-
-def _refuse_precision(config: Config) -> None:
-    """Refuses bfloat16 on a GPU that would only emulate it."""
-    device = first_device()
-    # Only GPUs have a compute capability; bfloat16 came with the eighth.
-    capability = float(getattr(device, "compute_capability", 8.0))
-    if config.training.precision == "bfloat16" and capability < 8.0:
-        raise UserError(
-            f"training.precision: {device.device_kind} can't compute in bfloat16 (its compute "
-            f"capability is {capability}, 8.0 is needed); set it to float32"
         )
 
 

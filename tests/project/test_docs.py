@@ -1,5 +1,6 @@
 """The pages: what they say is so, and what they show works."""
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,8 @@ import yaml
 
 from BC_training import models
 from BC_training.common import config_file
+from BC_training.train import parse
+from BC_training.training.host_place import Place, find_place
 from docs import make_architecture, make_configuration, make_results
 from tests.support.following import BLOCK, run_commands, write_files
 from tests.support.made_data import make_dataset
@@ -112,30 +115,85 @@ def test_overrides_on_the_pages_are_keys(page):
         assert key in keys or key == "section.key", key
 
 
+def cloud(kind):
+    """The blocks of one kind on the page about rented machines, as text."""
+    blocks = BLOCK.findall((ROOT / "docs" / "cloud.md").read_text())
+    assert {found for found, _ in blocks} == {"bash", "yaml"}
+    return [text for found, text in blocks if found == kind]
+
+
 def test_the_shown_scripts_are_valid(tmp_path):
-    page = (ROOT / "docs" / "cloud.md").read_text()
-    blocks = BLOCK.findall(page)
-    assert [kind for kind, _ in blocks] == ["bash", "yaml"]
-    batch, task = (text for _, text in blocks)
-    spec = yaml.safe_load(task)
+    tasks = [yaml.safe_load(text) for text in cloud("yaml") if "workdir" in text]
+    assert [task.get("num_nodes") for task in tasks] == [None, 2]
+    inside = [f"#!/bin/bash\n{task[key]}" for task in tasks for key in ("run", "setup")]
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    for text in (batch, f"#!/bin/bash\n{spec['run']}", f"#!/bin/bash\n{spec['setup']}"):
+    for text in (*cloud("bash"), *inside):
         (tmp_path / "script").write_text(text)
         done = subprocess.run([shellcheck, tmp_path / "script"], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout
 
 
+def handed_over(script, folder, **environment):
+    """The arguments with which a script of the page starts Python."""
+    program = folder / ".venv" / "bin" / "python"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / "srun").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    for file in (program, folder / "srun"):
+        file.chmod(0o755)
+    path = f"{folder}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, env={"PATH": path, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout.splitlines()
+
+
+def test_the_commands_for_several_machines_say_where_each_stands(tmp_path, monkeypatch):
+    slurm = {
+        "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_NTASKS": "2",
+        "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+    }  # fmt: skip
+    sky = {
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1", "DATASET_URL": "https://a/b.zarr.zip",
+    }  # fmt: skip
+    pod, task = (yaml.safe_load(text) for text in cloud("yaml")[1:])
+    assert (pod["apiVersion"], pod["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    (job,) = pod["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["parallelism"] == spec["completions"] == 2
+    (container,) = spec["template"]["spec"]["containers"]
+    volumes = {volume["name"] for volume in spec["template"]["spec"]["volumes"]}
+    assert volumes == {mount["name"] for mount in container["volumeMounts"]}
+    first = f"{pod['metadata']['name']}-{job['name']}-0-0.{pod['metadata']['name']}"
+    in_pod = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["command"]]
+    for words, environment, coordinator in (
+        (handed_over(cloud("bash")[1], tmp_path), slurm, "node3:61447"),
+        (in_pod[1:], {}, f"{first}:9876"),
+        (handed_over(task["run"], tmp_path, **sky), {}, "10.0.0.1:9876"),
+    ):
+        assert words[:2] == ["-m", "BC_training"]
+        config, resume = parse(words[2:])
+        assert resume
+        assert config.training.batch_size % 16 == 0
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            assert find_place(config.system) == Place(coordinator, 2, 1)
+
+
 def test_the_slurm_job_queues_itself_again_only_when_it_was_stopped(tmp_path):
-    batch = BLOCK.search((ROOT / "docs" / "cloud.md").read_text())
-    assert batch is not None
-    for status, queued in ((0, False), (1, False), (130, True)):
-        folder = tmp_path / str(status)
+    asking = itertools.product(cloud("bash")[:2], ((0, False), (1, False), (130, True)))
+    for number, (batch, (status, queued)) in enumerate(asking):
+        folder = tmp_path / str(number)
         folder.mkdir()
         for tool, script in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > queued')):
             (folder / tool).write_text(f"#!/bin/sh\n{script}\n")
             (folder / tool).chmod(0o755)
         done = subprocess.run(
-            ["bash", "-c", batch[2]], cwd=folder,
+            ["bash", "-c", batch], cwd=folder,
             env={"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"},
         )  # fmt: skip
         assert done.returncode == status

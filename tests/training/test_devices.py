@@ -1,9 +1,4 @@
-"""One device or eight: the same samples, the same losses, the same parameters."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""One device or eight, one host or two: the same samples, the same losses, the same parameters."""
 
 import jax
 import numpy as np
@@ -13,13 +8,13 @@ from flax import nnx
 from BC_training.checkpoints import store
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
-from BC_training.training.devices import choose_devices
+from BC_training.training.devices import Devices, choose_devices, one_device
+from BC_training.training.hosts import Hosts
 from gameplay_pipeline.plumbing.errors import UserError
-from tests.support.commands import records
+from tests.support.commands import last, records
 from tests.support.made_data import make_dataset
-from tests.support.small_models import SMALL
+from tests.support.many_hosts import configured, ends, started
 
-ROOT = Path(__file__).parents[2]
 STEPS = 50
 CASES = {
     "pure_cnn": {"augmentation": {"shift": 0.1, "noise": 0.2}, "ema_decay": 0.9},
@@ -30,74 +25,65 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Folders of the runs on one and on eight devices, and of one that changed over halfway."""
+    """Folders of the runs on two hosts of four devices, on eight devices and on one, and of one
+    that went on from the first of these to the last."""
     root = tmp_path_factory.mktemp("devices")
     data = make_dataset(root / "made.zarr").path
 
-    def configured(kind, name, epochs):
-        return {
-            "dataset": {
-                "path": str(data), "val_ratio": 0.2, "cache_dir": str(root / "cache"),
-                "instruction": "press what is bright",
-            },
-            "model": {"name": name, **SMALL[name]},
-            "training": {
-                "batch_size": 16, "num_epochs": epochs, "save_every_n_epochs": 1,
-                "lr_schedule": {"type": "constant", "min_lr": 0.0},
-                "checkpoint_dir": str(root / kind / name), **CASES[name],
-            },
-            "evaluation": {"eval_every_n_epochs": 7}, "logging": {"log_every_n_steps": 1},
-        }  # fmt: skip
+    def job(kind, name, epochs=7, resume=False):
+        return configured(root, data, kind, name, num_epochs=epochs, **CASES[name]), resume
 
-    def train(devices, jobs):
-        file = root / "jobs.json"
-        file.write_text(json.dumps(jobs))
-        command = [sys.executable, "-m", "tests.support.on_devices", str(devices), str(file)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def train(devices, jobs, hosts=1):
+        with started(jobs, devices=devices, hosts=hosts) as processes:
+            done = ends(processes, 300)
+        assert [end.status for end in done] == [0] * hosts, [end.err for end in done]
+        return done
 
-    train(1, [(configured("one", name, 7), False) for name in CASES])
-    out = train(8, [(configured("eight", name, 7), False) for name in CASES])
-    assert "on 8 x cpu" in out
-    train(8, [(configured("changed", "pure_cnn", 3), False)])
-    train(1, [(configured("changed", "pure_cnn", 7), True)])
+    first, second = train(4, [job("hosts", "pure_cnn"), job("changed", "pure_cnn", 3)], hosts=2)
+    assert "on 8 x cpu of 2 hosts" in first.out
+    assert "epoch" not in second.out
+    (eight,) = train(
+        8, [*(job("eight", name) for name in CASES), job("changed", "pure_cnn", 5, True)]
+    )
+    assert "on 8 x cpu" in eight.out
+    train(1, [*(job("one", name) for name in CASES), job("changed", "pure_cnn", 7, True)])
     return root
 
 
 def arrays(folder):
-    newest = max(int(step.name) for step in folder.iterdir() if step.name.isdigit())
-    return flatten(nnx.state(store.load_model(folder / str(newest))[1]))
+    return flatten(nnx.state(store.load_model(last(folder))[1]))
+
+
+def figures(folder, name):
+    return [row[name] for row in records(folder) if name in row]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "name"), [*(("eight", name) for name in CASES), ("changed", "pure_cnn")]
+    ("kind", "name"),
+    [*(("eight", name) for name in CASES), ("hosts", "pure_cnn"), ("changed", "pure_cnn")],
 )
 def test_devices_only_split_the_batch(runs, kind, name):
     one, other = runs / "one" / name, runs / kind / name
-    losses = [
-        [row["train/loss"] for row in records(folder) if "train/loss" in row]
-        for folder in (one, other)
-    ]
+    losses = [figures(folder, "train/loss") for folder in (one, other)]
     assert len(losses[0]) == len(losses[1]) >= STEPS
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-5)
     expected = arrays(one)
     for key, array in arrays(other).items():
         difference = np.abs(np.asarray(array) - expected[key])
         if key.endswith("attention.project.bias"):
-            # A bias of the keys moves all of a softmax alike: its gradient is rounding alone, which
-            # Adam makes steps of.
-            difference = np.delete(
-                difference, np.s_[len(difference) // 3 : 2 * len(difference) // 3]
-            )
-        # Measured 3e-4 where the count changes on the way, all of it rounding that Adam enlarges.
-        assert difference.max() < (1e-3 if kind == "changed" else 1e-4), key
-    judged = [
-        [row["val/loss"] for row in records(folder) if "val/loss" in row] for folder in (one, other)
-    ]
-    # A run that stops and goes on is also judged where it stopped.
-    np.testing.assert_allclose(judged[0][-1], judged[1][-1], atol=1e-4)
+            # A bias of the keys moves all of a softmax alike: its gradient is rounding alone.
+            third = len(difference) // 3
+            difference = np.delete(difference, np.s_[third : 2 * third])
+        assert difference.max() < 1e-4, key
+    # A run that goes on is also judged where it stopped.
+    judged = [figures(folder, "val/loss")[-1] for folder in (one, other)]
+    np.testing.assert_allclose(*judged, atol=1e-4)
+
+
+def config(training, system):
+    raw = {"dataset": {"path": "d"}, "model": {"name": "pure_cnn"}}
+    return config_file.validate({**raw, "training": training, "system": system}, "the test")
 
 
 @pytest.mark.parametrize(
@@ -114,9 +100,38 @@ def test_devices_only_split_the_batch(runs, kind, name):
     ],
 )
 def test_what_does_not_divide_is_refused(monkeypatch, training, system, message):
-    raw = {"dataset": {"path": "d"}, "model": {"name": "pure_cnn"}}
-    config = config_file.validate({**raw, "training": training, "system": system}, "the test")
     there = jax.devices() * 8
     monkeypatch.setattr(jax, "devices", lambda: there)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 8)
     with pytest.raises(UserError, match=message):
-        choose_devices(config)
+        choose_devices(config(training, system))
+
+
+class Pretended(Hosts):
+    """The second of two hosts; the first gives other values."""
+
+    rank, count = 1, 2
+
+    def __init__(self, first):
+        self._first = first
+
+    def gather(self, value):
+        return [self._first, value]
+
+
+def test_hosts_need_as_many_devices_each_and_share_them_alike():
+    with pytest.raises(UserError, match="host 1 has 1 devices, host 0 has 4: all need the same"):
+        choose_devices(config({}, {}), Pretended(4))
+    with pytest.raises(UserError, match=r"system.devices: 1 can't be shared by 2 hosts"):
+        choose_devices(config({}, {"devices": 1}), Pretended(1))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_each_host_reads_its_rows_of_every_part_of_a_batch(parts):
+    def rows(rank):
+        hosts = Pretended(None)
+        hosts.rank = rank
+        return Devices(one_device().mesh, hosts).rows(16, parts).reshape(parts, -1)
+
+    whole = np.concatenate([rows(0), rows(1)], axis=1)
+    np.testing.assert_array_equal(whole.reshape(-1), np.arange(16))

@@ -14,7 +14,7 @@ from BC_training.checkpoints.bundle import read_bundle
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
 from BC_training.common.dataset import open_data
-from BC_training.training import trainer
+from BC_training.training import devices, trainer
 from BC_training.training.train_step import TrainStep
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
@@ -164,7 +164,7 @@ def test_bfloat16_is_refused_where_a_gpu_would_only_emulate_it(configure, monkey
     class Old:
         compute_capability, device_kind = "7.5", "Tesla T4"
 
-    monkeypatch.setattr(trainer, "first_device", Old)
+    monkeypatch.setattr(devices, "first_device", Old)
     with pytest.raises(UserError, match=r"Tesla T4 can't compute in bfloat16.*set it to float32"):
         trainer.train(configure(precision="bfloat16"))
 

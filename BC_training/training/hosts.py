@@ -1,0 +1,311 @@
+"""The hosts of a run, one process on each: what they compare, gather and agree upon, and how one
+that fails ends all.
+
+Arrays go through JAX's collectives; this is for words. Every host keeps a connection to a port of
+host 0. A host that dies closes its connection, so the others know at once which it was, whereas in
+a collective they would wait for it for ever, and JAX's coordinator would end them with a stack
+trace that names nobody.
+"""
+
+import _thread
+import atexit
+import contextlib
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from BC_training.common.config import SystemConfig
+from BC_training.training import host_place
+from BC_training.training.host_hub import GONE, Hub
+from BC_training.training.host_place import Place, connect, find_place, listen
+from gameplay_pipeline.plumbing.errors import UserError
+
+GRACE_S = 20.0
+"""Seconds that a host has to end by itself once another one has ended."""
+
+INTERRUPTED = 130
+
+
+class Hosts:
+    """One host alone; and what several, which are `Together`, can do as well."""
+
+    rank, count = 0, 1
+    ended: "End | None" = None
+    """How another host ended, which ends this one too."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this host is the one that prints, logs and writes."""
+        return self.rank == 0
+
+    def name(self, rank: int) -> str:
+        """What messages call a host."""
+        return f"host {rank}"
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all hosts, by rank; waits for the last one.
+
+        Args:
+            value: what JSON holds.
+        """
+        return [value]
+
+    def gather_results(self, do: Callable[[], Any]) -> list[Any]:
+        """What a function returns on every host, by rank, which JSON holds. What it raises on one
+        host, all raise."""
+        return [do()]
+
+    def must_stop(self, wanted: bool) -> bool:
+        """Whether to stop, which is true at the same call on every host, soon after any of them
+        wanted to. Every host must call this equally often."""
+        return wanted
+
+    def require_same(self, values: Mapping[str, Any]) -> None:
+        """Compares values, by their names, with those of the other hosts.
+
+        Raises:
+            UserError: a host differs from host 0; it is named, and so is every key.
+        """
+        first, *others = self.gather(dict(values))
+        for rank, theirs in enumerate(others, 1):
+            different = [
+                f"\n  {key}: {theirs.get(key)!r}, on {self.name(0)} {first.get(key)!r}"
+                for key in sorted({*first, *theirs})
+                if first.get(key) != theirs.get(key)
+            ]
+            if different:
+                raise UserError(f"{self.name(rank)} differs from the first:{''.join(different)}")
+
+
+ALONE = Hosts()
+
+
+class End(NamedTuple):
+    """How a host ended."""
+
+    status: int
+    message: str
+
+
+@contextlib.contextmanager
+def join(system: SystemConfig) -> Iterator[Hosts]:
+    """The hosts that train together: those that the configuration names, those that Slurm or Open
+    MPI started, or this one alone. None leaves before all have left, and an error ends all.
+
+    Must come before JAX is asked for its devices.
+
+    Raises:
+        UserError: they can't meet, or another host ended with an error.
+        KeyboardInterrupt: another host was interrupted.
+    """
+    place = find_place(system)
+    if place is None:
+        yield ALONE
+        return
+    with contextlib.ExitStack() as stack:
+        if place.rank == 0:
+            hub = Hub(listen(place), place.count)
+            stack.callback(hub.wait_until_empty, GRACE_S)
+        else:
+            silence = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        together = Together(place, connect(place))
+        stack.callback(together.close)
+        try:
+            together.meet()
+            _initialize_jax(place, together)
+            yield together
+            together.part()
+        except BaseException as error:
+            together.explain(error)
+            raise
+
+
+class Together(Hosts):
+    """Several hosts, as one of them sees them."""
+
+    def __init__(self, place: Place, connection: socket.socket):
+        self.rank, self.count = place.rank, place.count
+        self._names = [""] * place.count
+        self._connection = connection
+        self._answers: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self._calls = 0
+        """Of `must_stop`."""
+        self._asked = False
+        self._held: int | None = None
+        """The last call that may answer before it is settled where all stop."""
+        self._stop_at: int | None = None
+        self._is_stopping = False
+        self._has_left = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def meet(self) -> None:
+        """Waits until all hosts are there.
+
+        Raises:
+            UserError: some did not come in time.
+        """
+        self._send({"hello": self.rank, "name": socket.gethostname()})
+        self._names = self._take(host_place.MEETING_S)
+
+    def name(self, rank: int) -> str:
+        return f"host {rank} ({self._names[rank]})"
+
+    def gather(self, value: Any) -> list[Any]:
+        self._send({"give": value})
+        return self._take()
+
+    def gather_results(self, do: Callable[[], Any]) -> list[Any]:
+        value, problem = None, None
+        try:
+            value = do()
+        except Exception as error:  # whichever it is, the others must not wait for this host
+            problem = error
+        outcomes = self.gather([None if problem is None else str(problem), value])
+        for rank, (text, _) in enumerate(outcomes):
+            if text is not None:
+                raise UserError(f"{self.name(rank)}: {text}") from problem
+        return [value for _, value in outcomes]
+
+    def must_stop(self, wanted: bool) -> bool:
+        with self._changed:
+            self._calls += 1
+            if wanted and not self._asked:
+                self._asked = True
+                self._send({"stop": True})
+            self._changed.wait_for(
+                lambda: (
+                    self.ended is not None
+                    or self._held is None
+                    or self._stop_at is not None
+                    or self._calls <= self._held
+                )
+            )
+            self._is_stopping = self._stop_at is not None and self._calls >= self._stop_at
+            return self._is_stopping
+
+    def part(self) -> None:
+        """Waits until all hosts are done, and ends JAX's own connections."""
+        self.gather(None)
+        self._send({"bye": True})
+        self._has_left = True
+        jax.distributed.shutdown()
+
+    def explain(self, error: BaseException) -> None:
+        """Tells the other hosts why this one ends; raises what ended them, if that came first.
+
+        Raises:
+            UserError: another host's error.
+            KeyboardInterrupt: another host was interrupted.
+        """
+        is_interruption = isinstance(error, KeyboardInterrupt)
+        if is_interruption and self._is_stopping:
+            with contextlib.suppress(UserError):
+                return self.part()  # all stop at the same step
+        if not isinstance(error, UserError | OSError | KeyboardInterrupt):
+            # A collective fails where another host has died: who that was will be known.
+            with self._changed:
+                self._changed.wait_for(lambda: self.ended is not None, timeout=5)
+        ended = self.ended or End(INTERRUPTED if is_interruption else 1, "")
+        # Without JAX's own farewell, which would wait for those that will not come.
+        atexit.register(_leave_at_once, ended.status)
+        if self.ended is None:
+            text = "interrupted" if is_interruption else str(error) or repr(error)
+            self._send({"end": ended.status, "message": text})
+        elif ended.status == INTERRUPTED:
+            print(ended.message, file=sys.stderr)
+            raise KeyboardInterrupt from error
+        else:
+            raise UserError(ended.message) from error
+
+    def close(self) -> None:
+        """Leaves."""
+        self._has_left = True
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def _take(self, patience: float = float("inf")) -> list[Any]:
+        until = time.monotonic() + patience
+        while time.monotonic() < until:
+            if self.ended is not None:
+                raise UserError(self.ended.message)
+            with contextlib.suppress(queue.Empty):
+                return self._answers.get(timeout=0.5)
+        raise UserError(
+            f"{self.count} hosts were to train together, and not all came within {patience:g} s"
+        )
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the listener says it
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def _listen(self) -> None:
+        """Takes what the hub says, until it is gone."""
+        with contextlib.suppress(OSError, ValueError), self._connection.makefile() as lines:
+            for line in lines:
+                self._hear(json.loads(line))
+        if not self._has_left:
+            self._end(End(1, f"{self.name(0)}: {GONE}"))
+
+    def _hear(self, message: Mapping[str, Any]) -> None:
+        match message:
+            case {"all": values}:
+                self._answers.put(values)
+            case {"where": _}:
+                with self._changed:
+                    self._held = self._calls
+                    self._send({"passed": self._held})
+            case {"stop_at": call}:
+                with self._changed:
+                    self._stop_at = call
+                    self._changed.notify_all()
+            case {"end": status, "message": text}:
+                self._end(End(status, text))
+
+    def _end(self, end: End) -> None:
+        """Ends this host, because another one has ended."""
+        with self._changed:
+            if self.ended is not None or self._has_left:
+                return
+            self.ended = end
+            self._changed.notify_all()
+        _thread.interrupt_main()
+        threading.Thread(target=self._end_by_force, args=(end,), daemon=True).start()
+
+    def _end_by_force(self, end: End) -> None:
+        time.sleep(GRACE_S)  # in a collective, the main thread hears nothing
+        if not self._has_left:
+            print(f"error: {end.message}", file=sys.stderr)
+            _leave_at_once(end.status)
+
+
+def _initialize_jax(place: Place, hosts: Hosts) -> None:
+    # Signals are agreed upon here; JAX's service would take SIGTERM away from Python.
+    jax.config.update("jax_enable_preemption_service", False)
+    with socket.create_server(("", 0)) as free:
+        port = hosts.gather(free.getsockname()[1])[0]
+    jax.distributed.initialize(
+        f"{place.coordinator.rpartition(':')[0]}:{port}",
+        place.count,
+        place.rank,
+        # All devices of the host: what launchers' variables say would be one device a process.
+        cluster_detection_method="deactivate",
+    )
+
+
+def _leave_at_once(status: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)

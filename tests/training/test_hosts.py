@@ -1,0 +1,212 @@
+"""The hosts of a run agree, compare, and end together; real ones are processes."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from BC_training.common import config_file
+from BC_training.common.config import SystemConfig
+from BC_training.training import host_place, hosts, same_run
+from BC_training.training.host_place import Place, connect, find_place, listen
+from BC_training.training.hosts import Together
+from gameplay_pipeline.plumbing.errors import UserError
+from tests.support.commands import last, records
+from tests.support.made_data import make_dataset
+from tests.support.many_hosts import configured, ends, free_port, side_by_side, started
+
+
+@pytest.fixture(autouse=True)
+def _in_threads(monkeypatch):
+    """What would end the process of a host must not end that of the tests."""
+    monkeypatch.setattr(hosts._thread, "interrupt_main", lambda: None)
+    monkeypatch.setattr(hosts, "_leave_at_once", lambda status: None)
+
+
+def test_values_are_gathered_by_rank_and_differences_are_named():
+    def compare(host):
+        assert host.gather(host.rank * 10) == [0, 10, 20]
+        assert [host.is_first, host.count] == [host.rank == 0, 3]
+        host.require_same({"a": 1, "b": [2]})
+        host.require_same({"a": 1, "batch": 32 if host.rank < 2 else 16, "new": host.rank // 2})
+
+    for outcome in side_by_side(compare, 3):
+        text = str(outcome)
+        assert text.startswith("host 2 ("), text
+        assert "\n  batch: 16, on host 0 (" in text
+        assert "\n  new: 1, on host 0 (" in text
+        assert "\n  a" not in text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_stop_at_the_same_call(seed):
+    asked = random.Random(seed).randrange(40)
+
+    def work(host):
+        pauses = random.Random(f"{seed} {host.rank}")
+        for call in range(100):
+            time.sleep(pauses.random() / 500)
+            if host.must_stop(host.rank == seed % 3 and call >= asked):
+                return call
+            # As a collective does: nobody goes ahead by more than one step.
+            host.gather(None)
+        return None
+
+    stops = side_by_side(work, 3)
+    assert len({*stops}) == 1, stops
+    assert asked <= stops[0] <= asked + 2
+
+
+def test_what_one_host_raises_all_raise():
+    def work(host):
+        return host.gather_results(lambda: 1 // (1 - host.rank))
+
+    outcomes = side_by_side(work, 2)
+    assert [type(outcome) for outcome in outcomes] == [UserError, UserError]
+    assert all("host 1 (" in str(o) and "division" in str(o) for o in outcomes)
+
+
+@pytest.mark.parametrize("how", ["killed", "error"])
+def test_the_others_hear_of_the_end_of_one(how):
+    def work(host):
+        if host.rank == 1 and how == "killed":
+            return host.close()
+        if host.rank == 1:
+            return host.explain(UserError("the disk is full"))
+        host.gather(None)
+
+    outcome = str(side_by_side(work, 3)[2])
+    assert outcome.startswith("host 1 (")
+    assert ("killed or can't be reached" if how == "killed" else "): the disk is full") in outcome
+
+
+def test_waiting_for_hosts_has_an_end(monkeypatch):
+    monkeypatch.setattr(host_place, "MEETING_S", 0.5)
+    place = Place(f"127.0.0.1:{free_port()}", 2, 0)
+    with pytest.raises(UserError, match=rf"{place.coordinator} can't be reached from .* 0.5 s"):
+        connect(Place(place.coordinator, 2, 1))
+    hub = hosts.Hub(listen(place), 2)
+    host = Together(place, connect(place))
+    with pytest.raises(UserError, match="2 hosts were to train together, and not all came"):
+        host.meet()
+    with pytest.raises(UserError, match="can't be opened here"):
+        listen(place)
+    host.close()
+    hub.wait_until_empty(5.0)
+
+
+def test_a_second_process_of_one_place_is_refused():
+    place = Place(f"127.0.0.1:{free_port()}", 2, 0)
+    hub = hosts.Hub(listen(place), 2)
+    pair = [Together(place, connect(place)) for _ in range(2)]
+    pair[0]._send({"hello": 0, "name": "a"})
+    pair[1]._send({"hello": 0, "name": "b"})
+    with pytest.raises(UserError, match="a second host 0 came, of 2"):
+        pair[0]._take()
+    for host in pair:
+        host.close()
+    hub.wait_until_empty(5.0)
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1", "SLURM_LOCALID": "0",
+}  # fmt: skip
+OMPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "system", "place"),
+    [
+        ({}, {}, None),
+        (SLURM, {}, Place("node003:61447", 2, 1)),
+        (SLURM, {"process_count": 1}, None),
+        ({**SLURM, "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {}, None),
+        (OMPI, {}, Place("10.96.0.1:62624", 2, 1)),
+        (
+            SLURM,
+            {"coordinator": "a:1", "process_count": 4, "process_id": 3},
+            Place("a:1", 4, 3),
+        ),
+    ],
+)
+def test_launchers_and_keys_say_where_a_process_stands(monkeypatch, environment, system, place):
+    for name in (*SLURM, *OMPI):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert find_place(SystemConfig(**system)) == place
+
+
+def test_a_launcher_that_says_half_of_it_is_refused(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"OMPI_COMM_WORLD_SIZE is 2, but .*system.coordinator"):
+        find_place(SystemConfig())
+
+
+@pytest.mark.parametrize(
+    ("system", "message"),
+    [
+        ({"coordinator": "a:1"}, "coordinator, process_count and process_id belong together"),
+        ({"process_count": 2}, "belong together"),
+        ({"coordinator": "a:1", "process_count": 2, "process_id": 2}, r"must be below"),
+        ({"coordinator": "a", "process_count": 2, "process_id": 0}, "must be HOST:PORT"),
+    ],
+)
+def test_half_a_place_is_refused(system, message):
+    raw = {"dataset": {"path": "d"}, "model": {"name": "pure_cnn"}, "system": system}
+    with pytest.raises(UserError, match=message):
+        config_file.validate(raw, "the test")
+
+
+def test_folders_that_are_not_shared_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(same_run, "SHOWN_WITHIN_S", 0.5)
+
+    def look(host):
+        folder = tmp_path / str(host.rank // 2)
+        folder.mkdir(exist_ok=True)
+        if host.is_first:
+            (folder / same_run.OWNER).write_text('{"host": "a"}')
+        same_run.require_shared(folder, host)
+
+    for outcome in side_by_side(look, 3):
+        assert f"training.checkpoint_dir: {tmp_path}" in str(outcome)
+        assert " on host 2 (" in str(outcome)
+
+
+def wait_for_step(folder, step, processes):
+    file = folder / "metrics.jsonl"
+    while not file.exists() or max([0, *(row["step"] for row in records(folder))]) < step:
+        assert all(process.poll() is None for process in processes), ends(processes, 5)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_host_stops_all_at_one_step_and_a_killed_host_is_named(tmp_path):
+    data = make_dataset(tmp_path / "made.zarr").path
+
+    def job(epochs, resume=False):
+        raw = configured(tmp_path, data, "run", "pure_cnn", num_epochs=epochs)
+        raw["evaluation"]["eval_every_n_epochs"] = 1
+        return raw, resume
+
+    folder = tmp_path / "run" / "pure_cnn"
+
+    with started([job(1000)], devices=2, hosts=2) as processes:
+        wait_for_step(folder, 10, processes)
+        processes[1].send_signal(signal.SIGTERM)
+        stopped = ends(processes, 60)
+    assert [end.status for end in stopped] == [130, 130], stopped
+    saved = int(last(folder).name)
+    assert f"stopped after step {saved}" in stopped[0].out
+    with started([job(1000, True)], devices=2, hosts=2) as processes:
+        wait_for_step(folder, saved + 10, processes)
+        processes[1].kill()
+        killed = ends(processes, 60)
+    assert killed[0].status == 1
+    assert "error: host 1 (" in killed[0].err
+    assert "--resume goes on" in killed[0].err
