@@ -103,13 +103,13 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
 
         Args:
             boss: eldengym's id.
-            host: and port of the Siphon server.
-            width: of the frame in pixels, to which the screen is resized by area.
-            height: likewise.
+            host: host and port of the Siphon server.
+            width: width of the frame in pixels, to which the screen is resized by area.
+            height: its height.
             actions: the buttons, by the client's names; by default all of them.
             attributes: the state.
             fps: ticks a second.
-            max_seconds: after which a fight is over.
+            max_seconds: seconds after which a fight is over.
             client: further arguments of eldengym's environment.
 
         Raises:
