@@ -1,7 +1,6 @@
 """The environment of a policy: made as it needs it, and made anew after a fight that failed."""
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import TypeVar
 
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment, Wanted, make
@@ -65,12 +64,7 @@ class KeptEnvironment:
     def __enter__(self) -> "KeptEnvironment":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def attempt(

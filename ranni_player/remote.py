@@ -8,7 +8,6 @@ probabilities as float32 and the milliseconds of the inference as float64. An er
 import asyncio
 import json
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -54,12 +53,7 @@ class RemotePlayer:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def reset(self, instruction: str | None = None, seed: int = 0) -> None:

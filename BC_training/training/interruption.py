@@ -4,7 +4,6 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator
-from types import TracebackType
 
 from BC_training.training.hosts import Hosts
 
@@ -29,12 +28,7 @@ class Interruption:
         self._before = {number: signal.signal(number, self._note) for number in signals}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
