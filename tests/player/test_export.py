@@ -22,7 +22,8 @@ from ranni_player.player import Player
 from ranni_player.state_history import add_history
 from tests.support.commands import run
 from tests.support.exported import CHECKPOINT, EXPORTED
-from tests.support.made_policy import made_bundle
+from tests.support.following import run_commands
+from tests.support.made_policy import made_bundle, save_policy
 from tests.support.small_models import SMALL
 
 STATE = ("HeroHp", "HeroMaxHp", "NpcAnimId")
@@ -109,3 +110,12 @@ def test_a_model_that_does_not_export_is_named(monkeypatch, tmp_path):
     done = run(export.main, "--checkpoint", CHECKPOINT, "--out", tmp_path / "out")
     assert done.status == 1
     assert "temporal_transformer can't be exported by jax2onnx: integer division" in done.err
+
+
+def test_the_page_leads_from_a_checkpoint_to_a_fight_in_two_commands(tmp_path):
+    save_policy(tmp_path / "checkpoints" / "demo", made_bundle())
+    done = run_commands("playing.md", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exported: 0.0 MB, float32" in done.stdout
+    assert "seed 1000000: " in done.stdout
+    assert "ticks too late" in done.stdout

@@ -7,7 +7,9 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
+from gameplay_pipeline.plumbing.paths import expand, is_url
 from ranni_player.manifest import GOLDEN, MANIFEST, NETWORK
+from tests.support.exported import ARENA, EXPORTED
 
 ROOT = Path(__file__).parents[2]
 LOCK = tomllib.loads((ROOT / "uv.lock").read_text())
@@ -41,29 +43,70 @@ def test_every_package_of_the_player_has_a_wheel(name, platform):
         assert any("none-any" in file or platform in file for file in files), package["version"]
 
 
-HIDDEN = """
-import sys
-for name in ("fcntl", "termios", "pwd", "grp", "resource", "jax", "flax", "zarr", "fsspec"):
-    sys.modules[name] = None
-import signal
-for name in ("SIGHUP", "SIGALRM", "SIGUSR1"):
-    if hasattr(signal, name):
-        delattr(signal, name)
-import numpy as np
-import ranni_player.button_decoder, ranni_player.contract, ranni_player.fight, ranni_player.manifest
-import ranni_player.observations, ranni_player.remote, gameplay_pipeline.environments.play
+WITHOUT_POSIX = """
+import importlib, os, pkgutil, signal, sys
+import platformdirs  # it sees by the system's name whether there should be os.getuid
+for name in ("fcntl termios pwd grp resource tty pty syslog uvloop", *sys.argv[1:]):
+    sys.modules.update(dict.fromkeys(name.split()))
+for name in ("SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGPIPE", "SIGCHLD",
+             "alarm", "setitimer", "pthread_kill", "pthread_sigmask", "siginterrupt"):
+    vars(signal).pop(name, None)
+for name in ("fork", "forkpty", "getuid", "geteuid", "sched_getaffinity", "killpg", "setsid",
+             "mkfifo", "sysconf", "statvfs", "getloadavg"):
+    vars(os).pop(name, None)
 from gameplay_pipeline.plumbing import command
-decode = ranni_player.button_decoder.ButtonDecoder("threshold", np.array([0.5]), 0)
-print(decode(np.array([0.7])), command.run(lambda: 0))
+"""
+PLAYER = """
+import ranni_player
+for module in pkgutil.iter_modules(ranni_player.__path__, "ranni_player."):
+    importlib.import_module(module.name)
+from ranni_player.__main__ import main
+sys.argv[1:] = {arguments}
+sys.exit(command.run(main))
+"""
+COMMANDS = """
+for name in ("repack", "convert_to_zarr", "record"):
+    importlib.import_module(f"gameplay_pipeline.{{name}}")
+for name in ("evaluate", "rollout", "serve", "export", "analyze_dataset"):
+    importlib.import_module(f"BC_training.{{name}}")
+from gameplay_pipeline import record, repack
+sys.argv[1:] = ["--env", "boss_arena:BossArena-v0", "--out", {folder!r} + "/a.zarr",
+                "--episodes", "1", "--workers", "1", "--resolution", "64x36"]
+assert command.run(record.main) == 0
+sys.argv[1:] = [{folder!r} + "/a.zarr", {folder!r} + "/b.zarr", "--workers", "1"]
+sys.exit(command.run(repack.main))
 """
 
 
+def run_without_posix(code, *hidden):
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_POSIX + code, *hidden],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
 def test_the_player_needs_nothing_that_only_posix_or_training_has():
-    done = subprocess.run(
-        [sys.executable, "-c", HIDDEN], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    pytest.importorskip("onnxruntime", reason="needs the group: uv run --group export pytest")
+    arguments = ["--policy", str(EXPORTED), *ARENA, "--check"]
+    code = PLAYER.format(arguments=arguments)
+    done = run_without_posix(code, "jax jaxlib flax orbax zarr fsspec numcodecs")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["[", "True]", "0"]
+    assert "seed 1000000: " in done.stdout
+
+
+def test_commands_need_nothing_that_only_posix_has(tmp_path):
+    done = run_without_posix(COMMANDS.format(folder=str(tmp_path)))
+    assert done.returncode == 0, done.stderr
+    assert {file.name for file in tmp_path.iterdir()} >= {"a.zarr", "b.zarr"}
+
+
+@pytest.mark.parametrize(
+    "path", [r"C:\data\margit.zarr", "C:/data/margit.zarr", r"\\nas\margit.zarr"]
+)
+def test_a_path_of_windows_is_no_url_and_stays_as_it_is(path):
+    assert not is_url(path)
+    assert not is_url(PureWindowsPath(path))
+    assert expand(path) == path
 
 
 @pytest.mark.parametrize("name", [MANIFEST, NETWORK, GOLDEN])

@@ -15,7 +15,7 @@ FILE = re.compile(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTA
 # uv would make an environment for the temporary folder; the tests' own does as well.
 UV = """#!/bin/sh
 [ "$1" = run ] && shift
-while [ "$1" = --group ] || [ "$1" = --extra ]; do shift 2; done
+while case "$1" in --group|--only-group|--extra|--python) ;; *) false ;; esac; do shift 2; done
 case "$1" in
     -*|*.py) exec {python} "$@" ;;
     *) program=$1; shift; exec {python} -m "$program" "$@" ;;
