@@ -110,6 +110,25 @@ the model as it is, at worse offline figures; their intervals just touch. The ot
 what chance explains.
 """
 
+EXPORTED = """## Policies that left the training machine
+
+`uv run --python 3.11 --group export python -m benchmarks.export` exports every model with every
+backbone, untrained and with random statistics, and replays a recorded fight of {ticks} ticks at
+64x36 with memory carried, in JAX {machine[jax]} and in onnxruntime {machine[onnxruntime]}: the
+largest difference of a probability, and how many of all decisions were others. Milliseconds are
+those of the fastest tick, for the machine ({machine[cpu]}, {machine[cores]} cores) did other work
+too; JAX and onnxruntime took turns. Pretrained weights change no row: they have the same shapes.
+
+"""
+ELSEWHERE = """
+`uv run --python 3.11 --group export python -m benchmarks.player` has checkpoints trained in the
+arena fight as `BC_training.rollout` has them fight. Against that it holds, tick by tick, the same
+fights of the policy exported, in an environment of the group `play` alone (JAX and zarr can't be
+imported there); served over loopback; and exported with weights in half precision. The number of
+fights in which the same was pressed at every tick:
+
+"""
+
 
 def interval(cell: dict[str, float], scale: float = 100, digits: int = 0) -> str:
     """A mean and its interval."""
@@ -178,6 +197,8 @@ def measured() -> dict[str, Any]:
             "instructions",
             "decisions",
             "ablation",
+            "export-cpu",
+            "player-cpu",
         )
         if (RESULTS / f"{name}.json").exists()
     }
@@ -225,6 +246,45 @@ def input_wait(rows: dict[str, Any]) -> str:
     return table(["input", "images/s", "% waiting", "speed against one batch"], lines)
 
 
+def exported(rows: dict[str, Any]) -> str:
+    """Models and backbones, a row each."""
+    lines = [
+        [name, f"{row['max_difference']:.1e}", str(row["presses_differ"]),
+         f"{row['megabytes']:.1f}", f"{row['jax_ms']['fastest']:.1f}",
+         f"{row['onnxruntime_ms']['fastest']:.1f}"]
+        for name, row in rows.items()
+    ]  # fmt: skip
+    heads = [
+        "model, backbone",
+        "difference",
+        "presses that differ",
+        "MB",
+        "JAX ms",
+        "onnxruntime ms",
+    ]
+    return table(heads, lines)
+
+
+def elsewhere(rows: dict[str, Any]) -> str:
+    """Checkpoints, a row each."""
+    heads = ["model", "fights", "ticks", "exported", "served", "in half", "JAX ms, p50 / p95"]
+    heads += ["exported ms", "served ms", "of that the server's"]
+
+    def cell(way: dict[str, Any] | None, key: str) -> str:
+        if way is None:
+            return "-"
+        value = way[key]
+        return f"{value['p50']:.1f} / {value['p95']:.1f}" if isinstance(value, dict) else str(value)
+
+    lines = []
+    for name, row in rows.items():
+        ways = [row.get(way) for way in ("exported", "served", "half")]
+        cells = [cell(way, "same") for way in ways] + [cell(row, "jax_ms")]
+        cells += [cell(way, "ms") for way in ways[:2]] + [cell(ways[1], "inference_ms")]
+        lines.append([name, str(row["fights"]), f"{row['ticks']:,}", *cells])
+    return table(heads, lines)
+
+
 def readme() -> str:
     """README.md with the table of models as it is now."""
     before, rest = README.read_text().split(BEGIN)
@@ -254,6 +314,11 @@ def page() -> str:
         fights = max(row["fights"] for row in ablation["rows"].values())
         text += ABLATION.format(**ablation, fights=fights) + models(ablation["rows"])
         text += ABLATION_READ
+    if replays := results.get("export-cpu"):
+        ticks = next(iter(replays["rows"].values()))["ticks"]
+        text += "\n" + EXPORTED.format(**replays, ticks=ticks) + exported(replays["rows"])
+    if elsewhere_played := results.get("player-cpu"):
+        text += ELSEWHERE + elsewhere(elsewhere_played["rows"])
     return text.rstrip("\n") + "\n"
 
 
