@@ -45,8 +45,8 @@ def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
         raise UserError(f"--port {port}: can't listen at {host}: {error}") from error
     address = f"ws://{host}:{listener.getsockname()[1]}"
     print(f"serving {checkpoint} at {address}", flush=True)
-    web.run_app(app, sock=listener, print=None, handle_signals=False)
-    return 0
+    web.run_app(app, sock=listener, print=None, handle_signals=False, shutdown_timeout=0.1)
+    raise KeyboardInterrupt  # only that ends it, and it keeps that to itself
 
 
 class PolicyServer:

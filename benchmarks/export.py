@@ -9,9 +9,7 @@ alike. A row is added to benchmarks/results/export-<device>.json as soon as it i
 again once it is there.
 """
 
-import importlib.metadata
 import json
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -33,9 +31,8 @@ from BC_training.common.types import DataSpec, FrameContract
 from BC_training.export import convert, make_manifest
 from BC_training.networks.model import Model
 from BC_training.play.policy import Policy
-from benchmarks.shared import of_device
+from benchmarks.shared import machine, of_device
 from boss_arena.attributes import ACTIONS, ATTRIBUTES
-from gameplay_pipeline.plumbing.workers import usable_cores
 from ranni_player.manifest import GOLDEN, NETWORK
 from ranni_player.player import Player
 from ranni_player.state_history import add_history
@@ -168,14 +165,6 @@ def measure(section: dict[str, Any], frames: np.ndarray, state: np.ndarray) -> d
         "onnxruntime_ms": {"fastest": float(fastest[1]), "median": float(median[1])},
         "export_s": seconds,
     }
-
-
-def machine() -> dict[str, Any]:
-    """Says where and with what it is measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    packages = {name: importlib.metadata.version(name) for name in ("jax", "onnxruntime")}
-    return {"cpu": cpu, "cores": usable_cores(), "system": platform.system(), **packages}
 
 
 def main(only: tuple[str, ...] = ()) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import jax
 import tyro
 
 from BC_training import train
@@ -61,6 +62,7 @@ def _command(folder: Path, name: str, flags: tuple[str, ...]) -> list[str]:
         "training.keep_last_n_checkpoints": 1, "model.conv_features": "[4, 8]",
         "model.conv_depth": 0, "model.dense_features": "[8]", "environment.id": ENV,
         "evaluation.rollout_episodes": 1, "evaluation.rollout_every_n_epochs": 4,
+        "evaluation.eval_every_n_epochs": 4, "system.num_workers": 1,
         **dict(flag.split("=", 1) for flag in flags),
     }  # fmt: skip
     arguments = [str(part) for key, value in values.items() for part in (f"--{key}", value)]
@@ -105,6 +107,7 @@ def _kill(process: int, folder: Path, moment: str, rng: random.Random) -> int | 
     while not near(folder):
         if (ended := os.waitpid(process, os.WNOHANG))[0]:
             return os.waitstatus_to_exitcode(ended[1])
+        time.sleep(0.0005)
     time.sleep(rng.uniform(0, within))
     os.kill(process, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
@@ -139,9 +142,10 @@ def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
     with tempfile.TemporaryDirectory() as work:
         folder, said = Path(work), Path(work) / "said"
         _must_end(_forked(lambda: _record(folder / "d.zarr"), said), said)
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         training = functools.partial(_train, _command(folder, "whole", flags))
         _must_end(_forked(training, said), said)
         whole = _result(folder / "whole")

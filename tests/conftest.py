@@ -30,6 +30,7 @@ from jaxtyping import install_import_hook
 # Before any module of the project is imported: from then on every annotated call is checked.
 _hook = install_import_hook(["BC_training"], "beartype.beartype")
 
+from gameplay_pipeline.plumbing.workers import usable_cores  # noqa: E402
 from tests.support.made_data import Made, make_dataset  # noqa: E402
 from tests.support.web import Ranged, serving  # noqa: E402
 
@@ -46,6 +47,11 @@ for _name, _value in CACHE.items():
     os.environ[_name.upper()] = str(_value)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: many tests wait, for a game, a server or a signal."""
+    return usable_cores() + 1
 
 
 @pytest.fixture

@@ -178,6 +178,16 @@ def test_a_bundle_of_absurd_sizes_costs_nothing(run, path, value, message):
     assert time.monotonic() - began < 5
 
 
+def test_a_full_disk_is_one_message_that_names_what_is_needed(run, monkeypatch, capfd):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 9_000))
+    following = made_bundle().model_copy(update={"step": 5, "epoch": 5})
+    message = r"the checkpoint of step 5 can't be written: 0\.1 MiB are needed, 0\.0 MiB are free"
+    with pytest.raises(UserError, match=f"{message}.*step 4; --resume goes on from there"):
+        run.save(made_state(following, 5), following)
+    assert (steps(run), run.latest().step) == ([2, 3, 4], 4)
+    assert capfd.readouterr().err == ""
+
+
 def test_fights_are_added_to_a_checkpoint_that_is_there(run):
     fought = run.latest().model_copy(update={"fights": {"won": 0.5}})
     run.add_fights(fought)

@@ -348,12 +348,13 @@ def test_keys_are_released_when_nobody_closes_the_game(server, end):
         "import numpy as np, time; from tests.support.fake_siphon import quicken; quicken()\n"
         "from gameplay_pipeline.environments.live import LiveGame\n"
         f"game = LiveGame('Margit-v0', {server.host!r}, 64, 36, ['attack', 'jump'])\n"
-        "game.reset(); game.step(np.array([1, 1]))\n"
+        "game.reset(); game.step(np.array([1, 1])); print('both are down', flush=True)\n"
         + ("raise ZeroDivisionError" if end == "an error" else "time.sleep(100)")
     )
     process = start(("-c", script))
     if end != "an error":
-        server.wait_for(lambda: server.down == {"P", "SPACE"})
+        assert process.stdout is not None
+        assert "both are down\n" in iter(process.stdout.readline, "")
         process.send_signal(signal.Signals[end])
     _, err = process.communicate(timeout=60)
     assert process.returncode == {"an error": 1, "SIGTERM": 143, "SIGQUIT": 131}[end], err

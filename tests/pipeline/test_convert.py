@@ -623,7 +623,7 @@ def test_bad_keybinds_are_refused(recordings, tmp_path, text):
 def test_bad_arguments_are_refused(recordings, tmp_path):
     with pytest.raises(UserError, match="no such folder of recordings"):
         run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="--resolution is '96'"):
+    with pytest.raises(UserError, match="--resolution: '96' must be"):
         run(recordings, resolution="96")
     with pytest.raises(UserError, match="--workers is 0"):
         run(recordings, workers=0)

@@ -182,7 +182,7 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     names = tuple(ADAPTER.actions)
     contract = {"width": 40, "height": 30, "color_order": "BGR", "resize": "area", "fps": 11.5}
     bundle = made_bundle(names, **contract)
-    adapter = dataclasses.replace(ADAPTER, arguments={})
+    adapter = ADAPTER.model_copy(update={"arguments": {}})
     environment = EnvironmentConfig(id=BUFFERS, **adapter.model_dump())
     config = bundle.config.model_copy(update={"environment": environment})
     folder = save_policy(tmp_path, bundle.model_copy(update={"config": config}))
@@ -199,7 +199,4 @@ def test_the_section_of_the_configuration_is_what_a_checkpoint_plays_with(tmp_pa
     # Another environment is not dressed by these settings.
     other = run(rollout.main, "--checkpoint", folder, "--env", "tests.support.toy_env:Toy-v0")
     assert "it has no shoot and has right, hit besides" in other.err
-    assert list(EnvironmentConfig.model_fields)[1:] == list(ADAPTER.plain())
-    clash = {"id": BUFFERS, "actions": {"a": "button_0", "b": "button_0"}}
-    with pytest.raises(UserError, match=r"environment: .*one button two names"):
-        EnvironmentConfig(**clash).adapter()
+    assert {*EnvironmentConfig.model_fields} - {"id"} == {*ADAPTER.plain()}

@@ -419,7 +419,7 @@ def test_the_command(tmp_path):
     for arguments, message in (
         (("--resolution", "512x"), "WIDTHxHEIGHT"),
         (("--policy", "best"), "best"),
-        (("--policy", "random", "--style", "mixed"), "style is"),
+        (("--policy", "random", "--style", "mixed"), "style: "),
     ):
         refused = _run(tmp_path / "no.zarr", *arguments)
         assert refused.returncode == 2

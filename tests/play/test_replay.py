@@ -4,8 +4,6 @@ tests/models/test_models.py demands this of every model, on a made dataset. Here
 that an environment can give meets each kind of environment.
 """
 
-import dataclasses
-
 import pytest
 
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Wanted, make
@@ -40,7 +38,7 @@ def test_an_environment_shows_in_play_what_was_recorded(name, adapter, size, sta
 def test_a_state_that_never_changes_is_refused(tmp_path):
     env = make(
         "tests.support.toy_env:Buffers-v0",
-        dataclasses.replace(BUFFERS, state=("gamevariables.1",)),
+        BUFFERS.model_copy(update={"state": ("gamevariables.1",)}),
         Wanted(40, 30),
     )
     with pytest.raises(UserError, match="is the same at every tick of the training split"):

@@ -176,7 +176,8 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
     evaluation = {**FIGHTS, "best_metric": "reward"}
     options = {"evaluation": evaluation, "save_every_n_epochs": 2, "num_epochs": 3}
     whole, halves = configure("whole", **options), configure("halves", **options)
-    trainer.train(whole)
+    with warned():  # that three checkpoints are few
+        trainer.train(whole)
     table = capsys.readouterr().out.partition("Rank correlation")[2].partition("best check")[0]
     keep_fights, done = fights.keep_fights, []
 
@@ -191,7 +192,8 @@ def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, caps
         with pytest.raises(SystemExit):
             trainer.train(halves)
     capsys.readouterr()
-    trainer.train(halves, resume=True)
+    with warned():
+        trainer.train(halves, resume=True)
     resumed = capsys.readouterr().out
     assert resumed.partition("Rank correlation")[2].partition("best check")[0] == table
     assert without_times(halves.run_dir()) == without_times(whole.run_dir())
