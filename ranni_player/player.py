@@ -43,6 +43,10 @@ class Player:
             raise UserError(f"--provider {provider}: not installed here; there is {names}")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # A network may name files that hold its arrays, which no hash covers: it finds none here.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder / NETWORK)
+        )
         try:
             session = onnxruntime.InferenceSession(
                 (folder / NETWORK).read_bytes(), options, providers=[name]

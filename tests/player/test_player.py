@@ -16,10 +16,7 @@ from ranni_player import check
 from ranni_player.manifest import GOLDEN, MANIFEST, NETWORK
 from ranni_player.player import Player
 from tests.support.commands import run
-from tests.support.exported import ARENA, CHECKPOINT, EXPORTED, variant
-
-FIGHT = ("seed", "won", "boss_health_removed", "seconds", "reward", "presses", "counts")
-"""What two fights have in common if the same was pressed at every tick."""
+from tests.support.exported import ARENA, CHECKPOINT, EXPORTED, FIGHT, variant
 
 
 def observations(ticks):
@@ -139,6 +136,22 @@ def test_a_file_that_was_changed_or_is_missing_is_refused(tmp_path, name):
 def test_a_network_that_the_manifest_does_not_describe_is_refused(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         Player.load(variant(tmp_path / "other", **changes))
+
+
+@pytest.mark.parametrize("place", ["secret.bin", "../secret.bin", "{here}/secret.bin"])
+def test_a_network_reads_no_other_file(tmp_path, monkeypatch, place):
+    onnx = pytest.importorskip("onnx", reason="needs the group: uv run --group export pytest")
+    network = onnx.load(EXPORTED / NETWORK)
+    array = next(array for array in network.graph.initializer if len(array.raw_data) > 200)
+    secret = array.raw_data
+    onnx.external_data_helper.set_external_data(array, place.format(here=tmp_path))
+    array.ClearField("raw_data")
+    folder = variant(tmp_path / "other", network=network.SerializeToString())
+    for file in (tmp_path / "secret.bin", folder / "secret.bin"):
+        file.write_bytes(secret)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="can't be loaded by CPUExecutionProvider"):
+        Player.load(folder)
 
 
 def test_a_provider_that_is_not_installed_is_refused():
