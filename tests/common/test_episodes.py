@@ -1,6 +1,7 @@
 """Opening, validating and splitting, against zarr-python and by hand."""
 
 import itertools
+import json
 import shutil
 
 import numpy as np
@@ -130,6 +131,15 @@ def test_metadata_that_cannot_be_read_costs_its_episode_only(made):
     (skipped,) = Episodes(made.path).skipped
     assert skipped.episode == "episode_1"
     assert "metadata can't be read" in skipped.what
+
+
+def test_pictures_without_pixels_are_no_dataset(made):
+    for file in made.path.glob("episode_*/frames/.zarray"):
+        metadata = json.loads(file.read_text())
+        metadata["shape"][2], metadata["chunks"][2] = 0, 1
+        file.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match=r"episode_0: frames have shape \(40, 3, 0, 32\)"):
+        Episodes(made.path)
 
 
 def test_what_cannot_be_had_now_is_not_taken_for_broken(made, monkeypatch):

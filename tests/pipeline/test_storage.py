@@ -223,6 +223,12 @@ def test_a_pipe_is_no_file_of_a_dataset(made):
     os.mkfifo(chunk)
     (problem,) = Episodes(made.path).skipped
     assert "it is no regular file" in problem.what
+    frame = made.path / "episode_2" / "frames" / "7.0.0.0"
+    frame.unlink()
+    os.mkfifo(frame)
+    with pytest.raises(DataError, match=r"tick 7: .*it is no regular file") as error:
+        Episodes(made.path).read_frames(1, slice(None))
+    assert error.value.ticks == (7, 8)
     os.mkfifo(made.path.with_name("pipe.zip"))
     with pytest.raises(UserError, match="neither a folder nor a file"):
         Episodes(made.path.with_name("pipe.zip"))
