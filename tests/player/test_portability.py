@@ -45,7 +45,7 @@ def test_every_package_of_the_player_has_a_wheel(name, platform):
 
 WITHOUT_POSIX = """
 import importlib, os, pkgutil, signal, sys
-import platformdirs  # it sees by the system's name whether there should be os.getuid
+import asyncio, platformdirs  # which look at the system, and take what it should have
 for name in ("fcntl termios pwd grp resource tty pty syslog uvloop", *sys.argv[1:]):
     sys.modules.update(dict.fromkeys(name.split()))
 for name in ("SIGHUP", "SIGQUIT", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGKILL", "SIGPIPE", "SIGCHLD",
