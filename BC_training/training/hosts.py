@@ -113,6 +113,7 @@ def join(system: SystemConfig) -> Iterator[Hosts]:
         return
     with contextlib.ExitStack() as stack:
         if place.rank == 0:
+            print(f"waiting for {place.count} hosts at {place.coordinator}", flush=True)
             hub = Hub(listen(place), place.count)
             stack.callback(hub.wait_until_empty, GRACE_S)
         else:
