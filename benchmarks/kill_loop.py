@@ -8,6 +8,7 @@ fights, frames are decoded into the cache; and at any time. Prints the figures; 
 run can't be resumed or differs.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -39,19 +40,22 @@ ENV = "Short-v0"
 gymnasium.register(ENV, "boss_arena.env:BossArena", max_episode_steps=40)
 
 
-def _has(pattern: str) -> Callable[[Path], bool]:
-    return lambda folder: next(folder.glob(pattern), None) is not None
-
-
-MOMENTS: dict[str, tuple[Callable[[Path], bool], float]] = {
-    "writing": (_has("run/*.orbax-checkpoint-tmp*"), 0.05),
-    "deletion": (_has("run/deleted/*"), 0.002),
-    "config": (_has("run/writer.json"), 0.02),
-    "fights": (_has("run/fights/player*"), 0.5),
-    "cache": (_has("cache/*/doing.jsonl"), 0.1),
-    "any": (_has("run"), 5.0),
+MOMENTS = {
+    "writing": ("run/*.orbax-checkpoint-tmp*", 0.05),
+    "deletion": ("run/deleted/*", 0.002),
+    "config": ("run/writer.json", 0.02),
+    "fights": ("run/fights/player*", 0.5),
+    "cache": ("cache/*/doing.jsonl", 0.1),
+    "any": ("run/config.yaml", 4.0),
 }
-"""What shows that the moment is near, and the seconds within which it then is."""
+"""Files that show, once they are new, that a moment is near, and the seconds within which it is."""
+
+
+def _files(folder: Path, pattern: str) -> set[tuple[str, int]]:
+    """Names and numbers of files: one that is there again is another one."""
+    with contextlib.suppress(OSError):  # gone in between
+        return {(file.name, file.stat().st_ino) for file in folder.glob(pattern)}
+    return set()
 
 
 def _command(folder: Path, name: str, flags: tuple[str, ...]) -> list[str]:
@@ -99,12 +103,15 @@ def _must_end(process: int, said: Path) -> None:
         raise SystemExit(said.read_text())
 
 
-def _kill(process: int, folder: Path, moment: str | None, rng: random.Random) -> int | None:
-    """Waits for the moment and kills; the exit status where it had ended before, or is let end."""
-    near, within = (lambda _: False, 0.0) if moment is None else MOMENTS[moment]
-    if moment == "deletion" and near(folder):
-        shutil.rmtree(folder / "run" / "deleted")
-    while not near(folder):
+def _kill(
+    train: Callable[[], int], folder: Path, moment: str | None, rng: random.Random
+) -> int | None:
+    """Starts a run, waits for the moment and kills; the exit status where the run ended before, or
+    was let end."""
+    pattern, within = MOMENTS.get(str(moment), ("nothing", 0.0))
+    before = _files(folder, pattern)
+    process = _forked(train, folder / "said")
+    while not _files(folder, pattern) - before:
         if (ended := os.waitpid(process, os.WNOHANG))[0]:
             return os.waitstatus_to_exitcode(ended[1])
         time.sleep(0.0005)
@@ -155,7 +162,7 @@ def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
             moment = rng.choice([*MOMENTS]) if done.total() < kills else None
             if moment == "cache":
                 shutil.rmtree(folder / "cache", ignore_errors=True)
-            status = _kill(_forked(training, said), folder, moment, rng)
+            status = _kill(training, folder, moment, rng)
             if status is None:
                 done[str(moment)] += 1
                 print(f"{done.total()}: {moment}", flush=True)
