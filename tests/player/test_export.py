@@ -9,6 +9,8 @@ pytest.importorskip("jax2onnx", reason="needs the group: uv run --group export p
 if jax.__version_info__ >= (0, 11):
     pytest.skip("jax2onnx can't read what this JAX traces", allow_module_level=True)
 
+from flax import nnx
+
 from BC_training import export
 from BC_training.checkpoints.bundle import build
 from BC_training.common import config_file, game_state, instruction
@@ -52,8 +54,6 @@ def bundle_of(model, state):
 
 def model_of(bundle):
     """An untrained model, in which each parameter and statistic has a value of its own."""
-    from flax import nnx
-
     model, rng = build(bundle.config, bundle.spec), np.random.default_rng(0)
     graph, params, rest = nnx.split(model, (nnx.Param, nnx.BatchStat), ...)
     params = jax.tree.map(lambda x: x + rng.uniform(0.01, 0.05, x.shape).astype(x.dtype), params)
