@@ -125,7 +125,8 @@ ELSEWHERE = """
 arena fight as `BC_training.rollout` has them fight. Against that it holds, tick by tick, the same
 fights of the policy exported, in an environment of the group `play` alone (JAX and zarr can't be
 imported there); served over loopback; and exported with weights in half precision. The number of
-fights in which the same was pressed at every tick:
+fights in which the same was pressed at every tick (the machine was busy, and not equally so in each
+column: compare no milliseconds but the last two):
 
 """
 
