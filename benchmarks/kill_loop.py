@@ -140,10 +140,12 @@ def _result(run: Path) -> dict[str, Any]:
 
 
 def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
-    """Args:
-    kills: how many.
-    flags: settings of the run besides, such as training.ema_decay=0.99.
-    seed: of the moments.
+    """Kills a run at its worst moments, resumes it each time, and compares.
+
+    Args:
+        kills: number of kills.
+        flags: settings of the run besides, such as training.ema_decay=0.99.
+        seed: seed of the moments.
     """
     rng, done, results = random.Random(seed), Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory() as work:

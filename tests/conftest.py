@@ -54,6 +54,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores() + 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def made(tmp_path) -> Made:
     """A small dataset whose buttons can be read off its frames."""

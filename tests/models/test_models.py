@@ -149,6 +149,7 @@ def test_ticks_from_before_the_start_count_for_nothing(config):
     assert not np.array_equal(decode(model, features, everything), decode(model, other, everything))
 
 
+@pytest.mark.slow  # with the training that other tests use too
 def test_the_loss_falls_on_a_learnable_set(trained):
     losses = [row["train/loss"] for row in records(trained) if "train/loss" in row]
     assert losses[-1] < 0.6 * losses[0]

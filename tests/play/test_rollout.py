@@ -83,6 +83,7 @@ def test_an_environment_that_keeps_it_is_made_at_the_policys_size_with_its_butto
     np.testing.assert_array_equal(small, cv2.resize(large, (64, 36), interpolation=cv2.INTER_AREA))
 
 
+@pytest.mark.slow
 def test_the_main_job_records_trains_and_fights(tmp_path):
     data, folder = tmp_path / "arena.zarr", tmp_path / "run"
     arguments = (

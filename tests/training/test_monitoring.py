@@ -171,6 +171,7 @@ def test_checkpoints_fight_while_they_are_trained_and_fights_choose_the_best(con
     assert not (folder / "fights" / "player").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nearby")
 def test_an_interrupted_run_fights_and_ranks_as_one_that_was_not(configure, capsys):
     evaluation = {**FIGHTS, "best_metric": "reward"}
