@@ -17,15 +17,14 @@ import tyro
 from flax import nnx
 
 from BC_training import models
-from BC_training.checkpoints.bundle import Bundle, build
-from BC_training.common import config_file, console, instruction
-from BC_training.common import game_state as state
-from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, FrameContract, TemporalConfig
+from BC_training.checkpoints.bundle import build
+from BC_training.common import console
+from BC_training.common.types import TemporalConfig
 from BC_training.play.policy import Policy
 from benchmarks.shared import of_device
-from boss_arena.attributes import ACTIONS, ATTRIBUTES
-from ranni_player.state_history import add_history
+from benchmarks.untrained import arena_bundle
+from boss_arena.attributes import ATTRIBUTES
+from ranni_player.fight import percentiles
 
 TICKS = 32
 """Window of the models that remember."""
@@ -33,36 +32,10 @@ TICKS = 32
 
 def policy_of(raw_model: dict[str, Any]) -> Policy:
     """An untrained policy for the arena's frames and attributes."""
-    config = config_file.validate({"dataset": {"path": "none"}, "model": raw_model}, "benchmark")
     rng = np.random.default_rng(0)
     values = rng.integers(0, 50, (2000, len(ATTRIBUTES))).astype(np.float32)
-    window = config.model.window()
-    fitted = Preprocess(
-        frame_mean=(0.5,) * 3,
-        frame_std=(0.2,) * 3,
-        state=state.fit_schema(ATTRIBUTES, add_history(values, None)[0].joined()),
-        instructions=instruction.fit(["attack whenever you can"], 16)
-        if window.instruction
-        else None,
-    )
-    spec = DataSpec(
-        actions=ACTIONS,
-        state=ATTRIBUTES,
-        frame=FrameContract(
-            height=288, width=512, channels=3, color_order="RGB", resize="none", fps=17.0
-        ),
-        features=fitted.features(),
-    )
-    bundle = Bundle(
-        config=config,
-        spec=spec,
-        preprocess=fitted,
-        thresholds=(0.5,) * len(ACTIONS),
-        step=0,
-        epoch=0,
-        metrics=None,
-        versions={},
-    )
+    bundle = arena_bundle(raw_model, values, 288, 512)
+    config, spec = bundle.config, bundle.spec
     create = jax.jit(lambda: nnx.split(build(config, spec))[1])
     graph = nnx.split(nnx.eval_shape(lambda: build(config, spec)))[0]
     return Policy(bundle, nnx.merge(graph, create()))
@@ -78,8 +51,7 @@ def measure(policy: Policy, ticks: int) -> dict[str, float]:
         began = time.perf_counter()
         policy.act(observation)
         times.append(1000 * (time.perf_counter() - began))
-    values = np.percentile(times, [50, 95, 99])
-    return {name: float(value) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}
+    return percentiles(times)
 
 
 def main(ticks: int = 300) -> None:

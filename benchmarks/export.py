@@ -23,19 +23,16 @@ from flax import nnx
 from jaxtyping import Float, UInt8
 
 from BC_training import models
-from BC_training.checkpoints.bundle import Bundle, build, versions
-from BC_training.common import config_file, console, instruction
-from BC_training.common import game_state as states
-from BC_training.common.preprocess import Preprocess
-from BC_training.common.types import DataSpec, FrameContract
+from BC_training.checkpoints.bundle import Bundle, build
+from BC_training.common import console
 from BC_training.export import convert, make_manifest
 from BC_training.networks.model import Model
 from BC_training.play.policy import Policy
 from benchmarks.shared import machine, of_device
-from boss_arena.attributes import ACTIONS, ATTRIBUTES
+from benchmarks.untrained import arena_bundle
+from boss_arena.attributes import ATTRIBUTES
 from ranni_player.manifest import GOLDEN, NETWORK
 from ranni_player.player import Player
-from ranni_player.state_history import add_history
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "conv": {"type": "conv", "stem": 2},
@@ -93,34 +90,6 @@ def record_episode() -> tuple[UInt8[np.ndarray, "N H W C"], Float[np.ndarray, "N
     return np.array(frames), np.array(state, np.float32)
 
 
-def bundle_of(model: dict[str, Any], state: np.ndarray) -> Bundle:
-    """Returns a bundle for the arena."""
-    config = config_file.validate({"dataset": {"path": "none"}, "model": model}, "benchmark")
-    reads_text = config.model.window().instruction
-    fitted = Preprocess(
-        frame_mean=(0.5,) * 3,
-        frame_std=(0.2,) * 3,
-        state=states.fit_schema(ATTRIBUTES, add_history(state, None)[0].joined()),
-        instructions=instruction.fit(["attack whenever you can"], reads_text)
-        if reads_text
-        else None,
-    )
-    frame = FrameContract(
-        height=SIZE[0], width=SIZE[1], channels=3, color_order="RGB", resize="none", fps=17.0
-    )
-    spec = DataSpec(actions=ACTIONS, state=ATTRIBUTES, frame=frame, features=fitted.features())
-    return Bundle(
-        config=config,
-        spec=spec,
-        preprocess=fitted,
-        thresholds=(0.5,) * len(ACTIONS),
-        step=0,
-        epoch=0,
-        metrics=None,
-        versions=versions(),
-    )
-
-
 def random_model(bundle: Bundle) -> Model:
     """Returns an untrained model whose batch norms have statistics nevertheless."""
     model, rng = build(bundle.config, bundle.spec), np.random.default_rng(0)
@@ -134,7 +103,7 @@ def random_model(bundle: Bundle) -> Model:
 
 def measure(section: dict[str, Any], frames: np.ndarray, state: np.ndarray) -> dict[str, Any]:
     """Exports a model and replays the episode in JAX and in onnxruntime, tick by tick."""
-    bundle = bundle_of(section, state)
+    bundle = arena_bundle(section, state, *SIZE[:2])
     policy = Policy(bundle, random_model(bundle))
     began = time.perf_counter()
     network = convert(bundle, random_model(bundle), "float32")

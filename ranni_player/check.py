@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from gameplay_pipeline.plumbing.errors import UserError
+from ranni_player.fight import percentiles
 from ranni_player.manifest import GOLDEN
 from ranni_player.player import Player
 
@@ -71,7 +72,7 @@ def replay(player: Player, golden: Golden) -> Check:
 
 def report(player: Player, check: Check) -> str:
     """Returns the comparison and the latency in words, with advice where the machine is slow."""
-    p50, p95, p99 = np.percentile(check.latencies_ms, [50, 95, 99])
+    p50, p95, p99 = percentiles(check.latencies_ms).values()
     fps = player.manifest.frame["fps"]
     lines = [
         f"{check.ticks} golden ticks: probabilities differ by at most {check.max_difference:.2g}, "

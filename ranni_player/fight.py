@@ -115,7 +115,7 @@ def watch_fight(
     return result, info
 
 
-def percentiles(latencies_ms: Sequence[float]) -> dict[str, float]:
+def percentiles(latencies_ms: Sequence[float] | Float[np.ndarray, "N"]) -> dict[str, float]:
     """Returns the median, the 95th and the 99th percentile."""
     values = np.percentile(np.asarray(latencies_ms), [50, 95, 99])
     return {name: float(value) for name, value in zip(("p50", "p95", "p99"), values, strict=True)}

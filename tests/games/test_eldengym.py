@@ -19,12 +19,11 @@ for _module in ("eldengym", "pysiphon"):
 
 from BC_training import rollout
 from BC_training.play.fights import make_env
-from gameplay_pipeline.environments import live
 from gameplay_pipeline.environments.adapter import Adapter, Wanted, make
 from gameplay_pipeline.environments.live import GameLost, LiveGame
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.commands import run, start
-from tests.support.fake_siphon import FakeSiphon, quicken, recorded_fight
+from tests.support.fake_siphon import FakeSiphon, impatient_game, recorded_fight
 from tests.support.in_play import same_in_play_and_training
 from tests.support.made_policy import ACTIONS, made_bundle, save_policy
 
@@ -38,13 +37,8 @@ CONTRACT = {"color_order": "BGR", "resize": "unknown", "fps": 50.0}
 
 @pytest.fixture
 def server(monkeypatch):
-    quicken(monkeypatch.setattr)
-    monkeypatch.setattr(live, "STALL_S", 0.5)
-    monkeypatch.setattr(live, "BEGIN_S", 1.5)
-    monkeypatch.setattr(live, "RELEASE_S", 3.0)
-    fake = FakeSiphon(*FIGHT)
-    yield fake
-    fake.stop()
+    with impatient_game(monkeypatch, FIGHT, begin_s=1.5, release_s=3.0) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import pytest
 pytest.importorskip("onnxruntime", reason="needs the group: uv run --group export pytest")
 pytest.importorskip("eldengym", reason="needs the group: uv run --group eldengym pytest")
 
-from gameplay_pipeline.environments import live
 from ranni_player import __main__ as command
 from tests.support.commands import run, start
 from tests.support.exported import ADAPTER, CHECKPOINT, serving, variant
-from tests.support.fake_siphon import FakeSiphon, quicken, recorded_fight
+from tests.support.fake_siphon import impatient_game, recorded_fight
 
 MARGIT = "gameplay_pipeline.environments.live:Margit-v0"
 HELD = {"left": "A", "hit": "P"}
@@ -24,13 +23,8 @@ FIGHT = recorded_fight()
 
 @pytest.fixture
 def server(monkeypatch):
-    quicken(monkeypatch.setattr)
-    monkeypatch.setattr(live, "STALL_S", 0.5)
-    monkeypatch.setattr(live, "BEGIN_S", 3.0)
-    monkeypatch.setattr(live, "RELEASE_S", 2.0)
-    fake = FakeSiphon(*FIGHT)
-    yield fake
-    fake.stop()
+    with impatient_game(monkeypatch, FIGHT, begin_s=3.0, release_s=2.0) as fake:
+        yield fake
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ The client's waits for menus are shortened by `quicken`. As a command, it is ano
 them shortened: python -m tests.support.fake_siphon BC_training.rollout --checkpoint ...
 """
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -18,6 +19,8 @@ import numpy as np
 from eldengym.client import elden_client
 from pysiphon.generated import siphon_service_pb2 as pb
 from pysiphon.generated import siphon_service_pb2_grpc as rpc
+
+from gameplay_pipeline.environments import live
 
 POSITIONS = {f"HeroLocalPos{axis}": 1.5 for axis in "XYZ"}
 
@@ -163,6 +166,25 @@ def quicken(setattr=setattr):
         "load_config_from_file",
         lambda self, path, wait_time=0: load(self, path, wait_time=0),
     )
+
+
+@contextlib.contextmanager
+def impatient_game(patch, fight, begin_s, release_s):
+    """A server that shows a fight, and a client that gives up on it soon.
+
+    Args:
+        patch: a MonkeyPatch.
+        fight: what `recorded_fight` gives.
+        begin_s: seconds that a fight gets to begin.
+        release_s: seconds for which a server that is gone is waited for.
+    """
+    quicken(patch.setattr)
+    patch.setattr(live, "STALL_S", 0.5)
+    patch.setattr(live, "BEGIN_S", begin_s)
+    patch.setattr(live, "RELEASE_S", release_s)
+    fake = FakeSiphon(*fight)
+    yield fake
+    fake.stop()
 
 
 if __name__ == "__main__":
