@@ -10,7 +10,7 @@ from BC_training import rollout, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common.config import Config
 from BC_training.play.fights import FightSetup
-from BC_training.training.hosts import join
+from BC_training.training.hosts import Hosts, join
 from gameplay_pipeline.environments import adapter as environment
 from gameplay_pipeline.environments.adapter import Wanted
 from gameplay_pipeline.plumbing import command
@@ -26,8 +26,7 @@ def main() -> int:
             _record_if_missing(config)
         hosts.gather(None)
         folder = train.train(config, resume=resume, hosts=hosts)
-        if hosts.is_first:
-            _fight(config, folder)
+        _fight(config, folder, hosts)
     return 0
 
 
@@ -68,16 +67,19 @@ def _record_if_missing(config: Config) -> None:
     unfinished.rename(path)
 
 
-def _fight(config: Config, folder: Path) -> None:
+def _fight(config: Config, folder: Path, hosts: Hosts) -> None:
     settings = config.evaluation
     if not settings.rollout_episodes or config.environment.id is None:
         return
-    checkpoint, adapter = checkpoints.locate(folder), config.environment.adapter()
+    # The first host's: on a network's disk, others may see an earlier state.
+    best = hosts.gather(str(checkpoints.locate(folder)) if hosts.is_first else None)[0]
+    checkpoint, adapter = Path(best), config.environment.adapter()
     rollout.fight(
         FightSetup(checkpoint, config.environment.id, adapter),
         episodes=settings.rollout_episodes,
         first_seed=settings.rollout_seed,
         json_file=folder / "fights.json",
+        hosts=hosts,
     )
 
 

@@ -20,11 +20,12 @@ from BC_training.play.fight import FightResult
 from BC_training.play.fights import (
     FightSetup,
     choose_workers,
-    keep_fights,
     make_env,
     plan_fights,
 )
 from BC_training.play.summary import Summary, fight_tables
+from BC_training.training.hosts import ALONE, Hosts
+from BC_training.training.shared_fights import share_fights
 from gameplay_pipeline.environments.adapter import AS_IT_IS, SIMULATED, Adapter, AdapterFlag
 from gameplay_pipeline.environments.players import NO_MODEL
 from gameplay_pipeline.plumbing import command
@@ -41,13 +42,14 @@ def fight(
     baselines: bool = True,
     video: Path | None = None,
     instruction: str | None = None,
+    hosts: Hosts = ALONE,
 ) -> list[FightResult]:
     """Has a checkpoint fight, beside the expert where there is one and players without a model, and
     prints what comes of it.
 
     Every player meets the same seeds, `first_seed` and following. Each fight is in `json_file` as
     soon as it is over, whatever stops the others. With one worker they are had in this process, on
-    its device.
+    its device. Several hosts share them out.
 
     Returns:
         All fights, the checkpoint's first.
@@ -69,7 +71,7 @@ def fight(
         tasks = plan_fights(players, first_seed, episodes, video, instruction)
         workers = choose_workers(env, workers, len(tasks))
     try:
-        return keep_fights(tasks, setup, 0 if workers == 1 else workers, json_file)
+        return share_fights(hosts, tasks, setup, 0 if workers == 1 else workers, json_file)
     finally:
         summary = json_format.loads(json_file.read_text())["summary"] if json_file.exists() else {}
         if summary:

@@ -121,7 +121,7 @@ def _kill(
     return None if status == -signal.SIGKILL else status
 
 
-def _result(run: Path) -> dict[str, Any]:
+def result(run: Path) -> dict[str, Any]:
     """All that a run leaves but what the clock decides; arrays' SHA-256 are in its bundles."""
     bundles = {
         folder.name: json.loads((folder / "bundle" / "metadata").read_text())
@@ -157,7 +157,7 @@ def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         training = functools.partial(_train, _command(folder, "whole", flags))
         _must_end(_forked(training, said), said)
-        whole = _result(folder / "whole")
+        whole = result(folder / "whole")
         training = functools.partial(_train, _command(folder, "run", flags))
         while done.total() < kills or (folder / "run").exists():
             # After the last kill the run may come to its end, and is compared too.
@@ -173,7 +173,7 @@ def main(kills: int = 100, flags: tuple[str, ...] = (), seed: int = 1) -> int:
                 results["unresumable"] += 1
                 print(f"status {status}: {said.read_text()[-2000:]}", flush=True)
             else:
-                results["same" if _result(folder / "run") == whole else "differing"] += 1
+                results["same" if result(folder / "run") == whole else "differing"] += 1
             shutil.rmtree(folder / "run")
     print(f"{done.total()} kills {dict(done)}; runs that ended: {dict(results)}")
     return 0 if {*results} == {"same"} else 1

@@ -5,7 +5,6 @@ import shutil
 import time
 import warnings
 from pathlib import Path
-from typing import Any
 
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.checkpoints.state import TrainState
@@ -15,6 +14,7 @@ from BC_training.play import fights, summary
 from BC_training.play.fight import FightResult
 from BC_training.training.hosts import Hosts
 from BC_training.training.run_log import RunLog
+from BC_training.training.shared_fights import share_fights
 
 
 class FightMonitor:
@@ -29,6 +29,7 @@ class FightMonitor:
             hosts: that share the fights.
         """
         self._config, self._folder, self._hosts = config, folder / "fights", hosts
+        self._workers = 1
 
     def is_due(self, epoch: int) -> bool:
         """Whether the policy of that epoch, counted from 1, is to fight."""
@@ -41,9 +42,11 @@ class FightMonitor:
         Raises:
             UserError: the environment can't be made, or is not what the policy learns from.
         """
-        if self._config.evaluation.rollout_every_n_epochs:
-            settings = self._config.environment
-            fights.make_env(str(settings.id), bundle, settings.adapter()).close()
+        evaluation, settings = self._config.evaluation, self._config.environment
+        if evaluation.rollout_every_n_epochs:
+            made = fights.make_env(str(settings.id), bundle, settings.adapter())
+            with contextlib.closing(made) as env:
+                self._workers = fights.choose_workers(env, None, evaluation.rollout_episodes)
 
     def fight(self, state: TrainState, bundle: Bundle, log: RunLog) -> Bundle:
         """The bundle with what its fights came to. Where they can't be had, that is said and
@@ -82,30 +85,12 @@ class FightMonitor:
         first_seed = settings.rollout_seed + settings.rollout_episodes
         name = self._config.model.name
         tasks = fights.plan_fights([name], first_seed, settings.rollout_episodes, video)
-        share = tasks[hosts.rank :: hosts.count]
-        file = self._folder / f"{bundle.step}.json"
         setup = fights.FightSetup(player, str(environment.id), environment.adapter())
-
-        def have_share() -> list[dict[str, Any]]:
-            if not share:
-                return []
-            with contextlib.closing(fights.make_env(setup.env_id, bundle, setup.adapter)) as env:
-                workers = fights.choose_workers(env, None, len(share))
-            kept = file if hosts.count == 1 else file.with_suffix(f".host{hosts.rank}.json")
-            return [vars(r) for r in fights.keep_fights(share, setup, workers, kept)]
-
         try:
             hosts.gather_results(lambda: hosts.is_first and save_policy(player, state, bundle))
-            shares = hosts.gather_results(have_share)
+            return share_fights(
+                hosts, tasks, setup, self._workers, self._folder / f"{bundle.step}.json"
+            )
         finally:
             if hosts.is_first:
                 shutil.rmtree(player, ignore_errors=True)
-        results = [
-            FightResult(**{**result, "latencies_ms": tuple(result["latencies_ms"])})
-            for part in shares
-            for result in part
-        ]
-        results.sort(key=lambda result: result.seed)
-        if hosts.count > 1 and hosts.is_first:
-            fights.write_fights(file, results)
-        return results

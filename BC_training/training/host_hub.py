@@ -5,8 +5,9 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 LONGEST = 2**26
@@ -34,14 +35,17 @@ class Hub:
         self._names: dict[int, str] = {}
         self._given: list[deque[Any]] = [deque() for _ in range(count)]
         self._passed: dict[int, int] = {}
-        self._asked = self._ended = False
+        self._asked = False
+        self._end_of_one: Mapping[str, Any] | None = None
+        """What was said of the first host that ended."""
         self._parted: set[int] = set()
-        self._empty = threading.Event()
         threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True).start()
 
-    def wait_until_empty(self, seconds: float) -> None:
-        """Waits until all hosts have left, so that none loses the last words of another."""
-        self._empty.wait(seconds)
+    def wait_for_others(self, seconds: float) -> None:
+        """Waits until all hosts but the first have left, for so long at most."""
+        until = time.monotonic() + seconds
+        while {*self._writers} - {0} and time.monotonic() < until:
+            time.sleep(0.05)
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._welcome, sock=self._listener, limit=LONGEST)
@@ -60,8 +64,7 @@ class Hub:
                 self._tell({"end": 1, "message": f"{which} came, of {self._count} ({name})"})
                 return
             self._writers[rank], self._names[rank] = writer, name
-            if len(self._names) == self._count:
-                self._tell({"all": [self._names[number] for number in range(self._count)]})
+            self._greet(rank)
             while line := await reader.readline():
                 self._hear(rank, json.loads(line))
         except (OSError, ValueError, KeyError, TypeError, asyncio.LimitOverrunError):
@@ -71,6 +74,14 @@ class Hub:
                 self._miss(rank)
             writer.close()
 
+    def _greet(self, rank: int) -> None:
+        if self._end_of_one is not None:
+            self._tell(self._end_of_one, to={rank})
+        elif missing := {*range(self._count)} - {*self._names}:
+            self._tell({"missing": sorted(missing)})
+        else:
+            self._tell({"all": [self._names[number] for number in range(self._count)]})
+
     def _hear(self, rank: int, message: Mapping[str, Any]) -> None:
         match message:
             case {"give": value}:
@@ -79,7 +90,7 @@ class Hub:
                     self._tell({"all": [given.popleft() for given in self._given]})
             case {"stop": _} if not self._asked:
                 self._asked = True
-                self._tell({"where": True})
+                self._tell({"where": rank})
             case {"passed": calls}:
                 self._passed[rank] = calls
                 if len(self._passed) == self._count:
@@ -94,19 +105,17 @@ class Hub:
         del self._writers[rank]
         if rank not in self._parted:
             self._end(rank, 1, GONE)
-        if not self._writers:
-            self._empty.set()
 
     def _end(self, rank: int, status: int, text: str) -> None:
-        if not self._ended:
-            self._ended = True
+        if self._end_of_one is None:
             message = f"host {rank} ({self._names[rank]}): {text}"
-            self._tell({"end": status, "message": message}, rank)
+            self._end_of_one = {"end": status, "message": message}
+            self._tell(self._end_of_one, to={*self._writers} - {rank})
 
-    def _tell(self, message: Mapping[str, Any], but: int | None = None) -> None:
+    def _tell(self, message: Mapping[str, Any], to: Collection[int] | None = None) -> None:
         line = json.dumps(message).encode() + b"\n"
         for rank, writer in self._writers.items():
-            if rank != but:
+            if to is None or rank in to:
                 with contextlib.suppress(OSError):
                     writer.write(line)
 

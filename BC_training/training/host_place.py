@@ -11,9 +11,6 @@ from BC_training.common.config import SystemConfig
 from BC_training.training.host_hub import keep_alive
 from gameplay_pipeline.plumbing.errors import UserError
 
-MEETING_S = 300.0
-"""Seconds that hosts wait for one another at the beginning: containers start one by one."""
-
 LAUNCHERS = {"slurm": "SLURM_NTASKS", "ompi": "OMPI_COMM_WORLD_SIZE"}
 """Launchers that JAX knows by these names, and where each says how many processes it started."""
 
@@ -26,6 +23,8 @@ class Place:
     """HOST:PORT of host 0."""
     count: int
     rank: int
+    patience_s: float = 50.0
+    """Seconds that it waits for the others."""
 
 
 def find_place(system: SystemConfig) -> Place | None:
@@ -37,12 +36,12 @@ def find_place(system: SystemConfig) -> Place | None:
     if system.coordinator is not None and system.process_count != 1:
         assert system.process_count is not None
         assert system.process_id is not None
-        return Place(system.coordinator, system.process_count, system.process_id)
+        return Place(system.coordinator, system.process_count, system.process_id, system.meeting_s)
     for launcher, size in LAUNCHERS.items():
         if system.process_count is None and int(os.environ.get(size, "1")) > 1:
             try:
                 address, count, rank, _ = ClusterEnv.auto_detect_unset_distributed_params(
-                    None, None, None, None, launcher, int(MEETING_S)
+                    None, None, None, None, launcher, int(system.meeting_s)
                 )
             except (KeyError, RuntimeError) as error:
                 raise UserError(
@@ -50,7 +49,7 @@ def find_place(system: SystemConfig) -> Place | None:
                     "set system.coordinator, process_count and process_id, or process_count to 1 "
                     "if each process is a run of its own"
                 ) from error
-            return Place(str(address), int(count or 1), int(rank or 0))
+            return Place(str(address), int(count or 1), int(rank or 0), system.meeting_s)
     return None
 
 
@@ -78,7 +77,7 @@ def connect(place: Place) -> socket.socket:
     """
     host, port = _split(place.coordinator)
     address = ("127.0.0.1" if place.rank == 0 else host, port)
-    until = time.monotonic() + MEETING_S
+    until = time.monotonic() + place.patience_s
     while True:
         try:
             connection = socket.create_connection(address, timeout=max(until - time.monotonic(), 1))
@@ -88,8 +87,9 @@ def connect(place: Place) -> socket.socket:
         except OSError as error:
             if time.monotonic() >= until:
                 raise UserError(
-                    f"system.coordinator: {place.coordinator} can't be reached from "
-                    f"{socket.gethostname()} within {MEETING_S:g} s: {error}"
+                    f"host 0 can't be reached at {place.coordinator} (system.coordinator) from "
+                    f"{socket.gethostname()} within {place.patience_s:g} s (system.meeting_s): "
+                    f"{error}"
                 ) from error
             time.sleep(0.2)
 

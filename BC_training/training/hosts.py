@@ -8,7 +8,6 @@ trace that names nobody.
 """
 
 import _thread
-import atexit
 import contextlib
 import json
 import os
@@ -24,15 +23,21 @@ from typing import Any, NamedTuple
 import jax
 
 from BC_training.common.config import SystemConfig
-from BC_training.training import host_place
+from BC_training.training.host_exit import (
+    GRACE_S,
+    leave_after,
+    leave_at_once,
+    leave_soon,
+    replace_aborts,
+)
 from BC_training.training.host_hub import GONE, Hub
 from BC_training.training.host_place import Place, connect, find_place, listen
 from gameplay_pipeline.plumbing.errors import UserError
 
-GRACE_S = 20.0
-"""Seconds that a host has to end by itself once another one has ended."""
-
 INTERRUPTED = 130
+
+JAX_MEETING_S = 60
+"""Seconds that JAX's processes wait for one another, which have met before."""
 
 
 class Hosts:
@@ -99,13 +104,14 @@ class End(NamedTuple):
 @contextlib.contextmanager
 def join(system: SystemConfig) -> Iterator[Hosts]:
     """The hosts that train together: those that the configuration names, those that Slurm or Open
-    MPI started, or this one alone. None leaves before all have left, and an error ends all.
+    MPI started, or this one alone. None leaves before all are done, and an error ends all.
 
-    Must come before JAX is asked for its devices.
+    Must come before JAX is asked for its devices. Where there are several, the process ends soon
+    after this does.
 
     Raises:
-        UserError: they can't meet, or another host ended with an error.
-        KeyboardInterrupt: another host was interrupted.
+        UserError: they can't meet.
+        SystemExit: another host ended, which was said.
     """
     place = find_place(system)
     if place is None:
@@ -115,12 +121,13 @@ def join(system: SystemConfig) -> Iterator[Hosts]:
         if place.rank == 0:
             print(f"waiting for {place.count} hosts at {place.coordinator}", flush=True)
             hub = Hub(listen(place), place.count)
-            stack.callback(hub.wait_until_empty, GRACE_S)
+            # The last to leave: JAX ends the others with the process of host 0.
+            stack.callback(hub.wait_for_others, GRACE_S)
         else:
             silence = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(silence))
         together = Together(place, connect(place))
-        stack.callback(together.close)
+        replace_aborts(together.status_of_abort)
         try:
             together.meet()
             _initialize_jax(place, together)
@@ -129,6 +136,8 @@ def join(system: SystemConfig) -> Iterator[Hosts]:
         except BaseException as error:
             together.explain(error)
             raise
+        finally:
+            leave_soon(together.status)
 
 
 class Together(Hosts):
@@ -147,8 +156,16 @@ class Together(Hosts):
         """The last call that may answer before it is settled where all stop."""
         self._stop_at: int | None = None
         self._is_stopping = False
-        self._has_left = False
+        self._patience = place.patience_s
+        self._missing = [*range(place.count)]
+        """Hosts that have not come yet."""
+        self._leaves_with: int | None = None
         threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def status(self) -> int:
+        """With which exit status this host leaves."""
+        return 1 if self._leaves_with is None else self._leaves_with
 
     def meet(self) -> None:
         """Waits until all hosts are there.
@@ -157,10 +174,10 @@ class Together(Hosts):
             UserError: some did not come in time.
         """
         self._send({"hello": self.rank, "name": socket.gethostname()})
-        self._names = self._take(host_place.MEETING_S)
+        self._names = self._take(self._patience)
 
     def name(self, rank: int) -> str:
-        return f"host {rank} ({self._names[rank]})"
+        return f"host {rank} ({self._names[rank]})" if self._names[rank] else f"host {rank}"
 
     def gather(self, value: Any) -> list[Any]:
         self._send({"give": value})
@@ -196,45 +213,53 @@ class Together(Hosts):
             return self._is_stopping
 
     def part(self) -> None:
-        """Waits until all hosts are done, and ends JAX's own connections."""
+        """Waits until all hosts are done."""
         self.gather(None)
         self._send({"bye": True})
-        self._has_left = True
-        jax.distributed.shutdown()
+        self._leave_with(INTERRUPTED if self._is_stopping else 0)
 
     def explain(self, error: BaseException) -> None:
-        """Tells the other hosts why this one ends; raises what ended them, if that came first.
+        """Tells the other hosts why this one ends.
 
         Raises:
-            UserError: another host's error.
-            KeyboardInterrupt: another host was interrupted.
+            SystemExit: another one has ended before, which was said.
         """
         is_interruption = isinstance(error, KeyboardInterrupt)
         if is_interruption and self._is_stopping:
-            with contextlib.suppress(UserError):
-                return self.part()  # all stop at the same step
+            # All stop at the same step, and what they have learned is in a checkpoint.
+            with contextlib.suppress(UserError, KeyboardInterrupt):
+                self.part()
+            return self._leave_with(INTERRUPTED)
         if not isinstance(error, UserError | OSError | KeyboardInterrupt):
             # A collective fails where another host has died: who that was will be known.
             with self._changed:
                 self._changed.wait_for(lambda: self.ended is not None, timeout=5)
-        ended = self.ended or End(INTERRUPTED if is_interruption else 1, "")
-        # Without JAX's own farewell, which would wait for those that will not come.
-        atexit.register(_leave_at_once, ended.status)
-        if self.ended is None:
-            text = "interrupted" if is_interruption else str(error) or repr(error)
-            self._send({"end": ended.status, "message": text})
-        elif ended.status == INTERRUPTED:
-            print(ended.message, file=sys.stderr)
-            raise KeyboardInterrupt from error
-        else:
-            raise UserError(ended.message) from error
+        status = INTERRUPTED if is_interruption else 1
+        self._leave_with(status if self.ended is None else self.ended.status)
+        if self.ended is not None:
+            raise SystemExit(self.ended.status) from error
+        text = "interrupted" if is_interruption else str(error) or repr(error)
+        self._send({"end": status, "message": text})
+
+    def status_of_abort(self) -> int | None:
+        """With which status to end where JAX aborts; None where no host is known to have ended."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.ended is not None or self._leaves_with is not None, timeout=2
+            )
+            return self._leaves_with if self.ended is None else self.ended.status
 
     def close(self) -> None:
-        """Leaves."""
-        self._has_left = True
+        """Ends the connection, which otherwise the end of the process does."""
+        self._leave_with(self.status)
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+    def _leave_with(self, status: int) -> None:
+        """From here on, what becomes of the others does not concern this host."""
+        with self._changed:
+            self._leaves_with = status
 
     def _take(self, patience: float = float("inf")) -> list[Any]:
         until = time.monotonic() + patience
@@ -243,8 +268,10 @@ class Together(Hosts):
                 raise UserError(self.ended.message)
             with contextlib.suppress(queue.Empty):
                 return self._answers.get(timeout=0.5)
+        missing = ", ".join(f"host {rank}" for rank in self._missing)
         raise UserError(
-            f"{self.count} hosts were to train together, and not all came within {patience:g} s"
+            f"{missing} did not come within {patience:g} s (system.meeting_s), of {self.count} "
+            "hosts that were to train together"
         )
 
     def _send(self, message: Mapping[str, Any]) -> None:
@@ -256,14 +283,15 @@ class Together(Hosts):
         with contextlib.suppress(OSError, ValueError), self._connection.makefile() as lines:
             for line in lines:
                 self._hear(json.loads(line))
-        if not self._has_left:
-            self._end(End(1, f"{self.name(0)}: {GONE}"))
+        self._end(End(1, f"{self.name(0)}: {GONE}"))
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         match message:
             case {"all": values}:
                 self._answers.put(values)
-            case {"where": _}:
+            case {"where": asker}:
+                if asker != self.rank:
+                    print(f"{self.name(asker)} was told to stop; all stop", file=sys.stderr)
                 with self._changed:
                     self._held = self._calls
                     self._send({"passed": self._held})
@@ -271,24 +299,28 @@ class Together(Hosts):
                 with self._changed:
                     self._stop_at = call
                     self._changed.notify_all()
+            case {"missing": ranks}:
+                self._missing = ranks
             case {"end": status, "message": text}:
                 self._end(End(status, text))
 
     def _end(self, end: End) -> None:
         """Ends this host, because another one has ended."""
         with self._changed:
-            if self.ended is not None or self._has_left:
+            if self.ended is not None or self._leaves_with is not None:
                 return
             self.ended = end
+            # Here and at once: JAX may end this process before anything else can be said.
+            prefix = "" if end.status == INTERRUPTED else "error: "
+            print(f"{prefix}{end.message}", file=sys.stderr, flush=True)
             self._changed.notify_all()
         _thread.interrupt_main()
-        threading.Thread(target=self._end_by_force, args=(end,), daemon=True).start()
+        # In a collective, the main thread hears nothing.
+        leave_after(GRACE_S, self._leave_by_force)
 
-    def _end_by_force(self, end: End) -> None:
-        time.sleep(GRACE_S)  # in a collective, the main thread hears nothing
-        if not self._has_left:
-            print(f"error: {end.message}", file=sys.stderr)
-            _leave_at_once(end.status)
+    def _leave_by_force(self) -> None:
+        if self.ended is not None and self._leaves_with is None:
+            leave_at_once(self.ended.status)
 
 
 def _initialize_jax(place: Place, hosts: Hosts) -> None:
@@ -296,17 +328,18 @@ def _initialize_jax(place: Place, hosts: Hosts) -> None:
     jax.config.update("jax_enable_preemption_service", False)
     with socket.create_server(("", 0)) as free:
         port = hosts.gather(free.getsockname()[1])[0]
-    jax.distributed.initialize(
-        f"{place.coordinator.rpartition(':')[0]}:{port}",
-        place.count,
-        place.rank,
-        # All devices of the host: what launchers' variables say would be one device a process.
-        cluster_detection_method="deactivate",
-    )
-
-
-def _leave_at_once(status: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+    address = f"{place.coordinator.rpartition(':')[0]}:{port}"
+    try:
+        jax.distributed.initialize(
+            address,
+            place.count,
+            place.rank,
+            initialization_timeout=JAX_MEETING_S,
+            # All devices of the host: what launchers' variables say would be one a process.
+            cluster_detection_method="deactivate",
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX's processes can't meet at {address} ({str(error).splitlines()[0]}): hosts need a "
+            "network in which all ports are open"
+        ) from error

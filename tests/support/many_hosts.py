@@ -101,5 +101,5 @@ def side_by_side(do, count):
         thread.start()
     for thread in threads:
         thread.join(60)
-    hub.wait_until_empty(10.0)
+    hub.wait_for_others(10.0)
     return outcomes

@@ -1,14 +1,17 @@
 """The hosts of a run agree, compare, and end together; real ones are processes."""
 
+import dataclasses
 import random
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from BC_training.common import config_file
 from BC_training.common.config import SystemConfig
-from BC_training.training import host_place, hosts, same_run
+from BC_training.training import hosts, same_run
 from BC_training.training.host_place import Place, connect, find_place, listen
 from BC_training.training.hosts import Together
 from gameplay_pipeline.plumbing.errors import UserError
@@ -21,7 +24,7 @@ from tests.support.many_hosts import configured, ends, free_port, side_by_side, 
 def _in_threads(monkeypatch):
     """What would end the process of a host must not end that of the tests."""
     monkeypatch.setattr(hosts._thread, "interrupt_main", lambda: None)
-    monkeypatch.setattr(hosts, "_leave_at_once", lambda status: None)
+    monkeypatch.setattr(hosts, "leave_at_once", lambda status: None)
 
 
 def test_values_are_gathered_by_rank_and_differences_are_named():
@@ -81,19 +84,45 @@ def test_the_others_hear_of_the_end_of_one(how):
     assert ("killed or can't be reached" if how == "killed" else "): the disk is full") in outcome
 
 
-def test_waiting_for_hosts_has_an_end(monkeypatch):
-    monkeypatch.setattr(host_place, "MEETING_S", 0.5)
-    place = Place(f"127.0.0.1:{free_port()}", 2, 0)
-    with pytest.raises(UserError, match=rf"{place.coordinator} can't be reached from .* 0.5 s"):
-        connect(Place(place.coordinator, 2, 1))
-    hub = hosts.Hub(listen(place), 2)
+def test_waiting_for_hosts_has_an_end():
+    place = Place(f"127.0.0.1:{free_port()}", 3, 0, patience_s=0.5)
+    with pytest.raises(
+        UserError, match=rf"host 0 can't be reached at {place.coordinator} .* 0.5 s"
+    ):
+        connect(Place(place.coordinator, 3, 1, patience_s=0.5))
+    hub = hosts.Hub(listen(place), 3)
     host = Together(place, connect(place))
-    with pytest.raises(UserError, match="2 hosts were to train together, and not all came"):
+    with pytest.raises(UserError, match=r"host 1, host 2 did not come within 0.5 s .* of 3 hosts"):
         host.meet()
     with pytest.raises(UserError, match="can't be opened here"):
         listen(place)
     host.close()
-    hub.wait_until_empty(5.0)
+    hub.wait_for_others(5.0)
+
+
+def test_a_host_that_comes_late_hears_who_has_ended():
+    place = Place(f"127.0.0.1:{free_port()}", 3, 0)
+    hub = hosts.Hub(listen(place), 3)
+    host = [Together(dataclasses.replace(place, rank=rank), connect(place)) for rank in range(3)]
+    for early in host[:2]:
+        early._send({"hello": early.rank, "name": "a"})
+    host[1]._send({"end": 1, "message": "no disk"})
+    with pytest.raises(UserError, match=r"host 1 \(a\): no disk"):
+        host[0].gather(None)
+    with pytest.raises(UserError, match=r"host 1 \(a\): no disk"):
+        host[2].meet()
+    for one in host:
+        one.close()
+    hub.wait_for_others(5.0)
+
+
+@pytest.mark.parametrize(("status", "expected"), [("1", 1), ("None", -signal.SIGABRT)])
+def test_an_abort_ends_with_the_status_of_the_host_that_ended(status, expected):
+    text = (
+        "import os; from BC_training.training.host_exit import replace_aborts\n"
+        f"replace_aborts(lambda: {status}); os.abort()"
+    )
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == expected
 
 
 def test_a_second_process_of_one_place_is_refused():
@@ -103,10 +132,10 @@ def test_a_second_process_of_one_place_is_refused():
     pair[0]._send({"hello": 0, "name": "a"})
     pair[1]._send({"hello": 0, "name": "b"})
     with pytest.raises(UserError, match="a second host 0 came, of 2"):
-        pair[0]._take()
+        pair[0].gather(None)
     for host in pair:
         host.close()
-    hub.wait_until_empty(5.0)
+    hub.wait_for_others(5.0)
 
 
 SLURM = {
