@@ -6,7 +6,6 @@ uv run -m BC_training.rollout --checkpoint checkpoints/pure_cnn --env boss_arena
 import contextlib
 import json as json_format
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ import tyro
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.common import console
-from BC_training.common.config import EnvironmentConfig
 from BC_training.play.fight import FightResult
 from BC_training.play.fights import (
     FightSetup,
+    choose_environment,
     choose_workers,
     make_env,
     plan_fights,
@@ -26,7 +25,7 @@ from BC_training.play.fights import (
 from BC_training.play.summary import Summary, fight_tables
 from BC_training.training.hosts import ALONE, Hosts
 from BC_training.training.shared_fights import share_fights
-from gameplay_pipeline.environments.adapter import AS_IT_IS, SIMULATED, Adapter, AdapterFlag
+from gameplay_pipeline.environments.adapter import AdapterFlag
 from gameplay_pipeline.environments.players import NO_MODEL
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
@@ -130,7 +129,7 @@ def rollout(
     """
     _check_counts(episodes, workers)
     folder = checkpoints.locate(checkpoint)
-    env, offered = _environment(read_bundle(folder).config.environment, env)
+    env, offered = choose_environment(read_bundle(folder).config.environment, env)
     _check_outputs(json, video, explain)
     results = fight(
         FightSetup(folder, env, adapter or offered, _parsed(play), explain is not None),
@@ -166,37 +165,6 @@ def _check_outputs(json: Path | None, video: Path | None, explain: Path | None) 
             raise UserError(f"--{name}: no folder {file.parent}")
     if explain is not None and explain.is_file():
         raise UserError(f"--explain: {explain} is a file; name a folder")
-
-
-def _environment(settings: EnvironmentConfig, env: str | None) -> tuple[str, Adapter]:
-    """The environment to fight in, and what a checkpoint's settings add to what it says about
-    itself.
-
-    A checkpoint may come from a stranger, and an environment's name is a module to import, its
-    arguments perhaps a machine to connect to: of other environments than the project's simulated
-    ones, both are taken from the command line alone.
-
-    Raises:
-        UserError: no environment is given, and the checkpoint names none that may be followed.
-    """
-    if env is None and settings.id is None:
-        raise UserError("--env: missing; the checkpoint's configuration names no environment")
-    if env is None and settings.id not in SIMULATED:
-        raise UserError(
-            f"--env: missing; the checkpoint names {settings.id}, which is not part of the project "
-            f"and is imported only if you say so: --env {settings.id}"
-        )
-    if env not in (None, settings.id):
-        return str(env), AS_IT_IS
-    adapter = settings.adapter()
-    if settings.id not in SIMULATED and adapter.arguments:
-        warnings.warn(
-            f"the checkpoint's environment.arguments are not followed; if you want them: "
-            f"--adapter '{json_format.dumps(adapter.plain())}'",
-            stacklevel=2,
-        )
-        adapter = adapter.model_copy(update={"arguments": {}})
-    return str(settings.id), adapter
 
 
 def _parsed(play: str) -> dict[str, Any]:

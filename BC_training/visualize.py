@@ -19,7 +19,8 @@ from BC_training.analysis.policy.replay import Replayed, replay
 from BC_training.analysis.policy.saliency import Saliency
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import require_same
-from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.episode import Episode
+from BC_training.common.episodes import Episodes
 from BC_training.common.game_state import ANIMATION, BODIES, RATIO
 from BC_training.common.tables import instruction_of
 from BC_training.common.types import DataSpec

@@ -13,7 +13,6 @@ What an environment must have, and what the setting --adapter can add, is in
 
 import contextlib
 import functools
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,9 +34,11 @@ from gameplay_pipeline.environments.adapter import (
     Wanted,
     make,
 )
-from gameplay_pipeline.environments.play import Failure, Tick, attempt, play
+from gameplay_pipeline.environments.play import Failure, attempt, play
 from gameplay_pipeline.environments.players import make_player
+from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
 from gameplay_pipeline.environments.recording import RecordSettings
+from gameplay_pipeline.environments.stretches import Stretches
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
@@ -193,25 +194,12 @@ def _inspect(recording: RecordConfig) -> tuple[DatasetInfo, bool]:
             )
         if recording.style is not None:
             _check_style(recording.env, env.styles, recording.style)
-        width, height = recording.size
         source = {"env": recording.env, "policy": recording.policy, "seed": recording.seed}
         adapter = recording.adapter.plain()
-        info = DatasetInfo(
-            keys=env.action_names,
-            attributes=env.attribute_names,
-            height=height,
-            width=width,
-            fps=env.fps,
-            color_order=env.color_order,
-            resize=env.resize_method,
-            source={
-                **source,
-                **({} if recording.style is None else {"style": recording.style}),
-                **({"disturb": recording.disturb} if recording.disturb else {}),
-                **({"adapter": adapter} if adapter else {}),
-            },
-        )
-        return info, env.parallel
+        source |= {} if recording.style is None else {"style": recording.style}
+        source |= {"disturb": recording.disturb} if recording.disturb else {}
+        source |= {"adapter": adapter} if adapter else {}
+        return dataset_info(env, source), env.parallel
     finally:
         env.close()
 
@@ -251,21 +239,16 @@ def _record_episode(recording: RecordConfig, info: DatasetInfo, number: int) -> 
     def write() -> int:
         request = _style_and_instruction(env, recording.style, seed)
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
-
-            def append(tick: Tick) -> None:
-                state = [tick.observation[name] for name in info.attributes]
-                writer.append(tick.observation["frame"], tick.chosen, np.array(state, np.float32))
-
             outcome = play(
                 env,
                 lambda player_seed: make_player(
                     env, recording.policy, player_seed, request.get("style")
                 ),
                 seed,
-                [append],
+                [writing(writer)],
                 _Disturbance(recording.disturb, len(info.keys), seed),
             )
-            attributes = {**_storable(outcome.info), "seed": seed, "policy": recording.policy}
+            attributes = {**storable(outcome.info), "seed": seed, "policy": recording.policy}
             return writer.finish({**attributes, **request})
 
     with contextlib.closing(env):
@@ -277,22 +260,16 @@ class _Disturbance:
     injection for robust imitation learning")."""
 
     def __init__(self, share: float, actions: int, seed: int):
-        self._share, self._actions = share, actions
+        self._actions = actions
         self._rng = np.random.default_rng([seed, 3])
-        self._left = 0
+        self._stretches = Stretches(share, DISTURBED_TICKS, self._rng)
         self._pressed = np.zeros(actions, bool)
 
     def __call__(self, chosen: Bool[np.ndarray, "A"]) -> Bool[np.ndarray, "A"]:
-        low, high = DISTURBED_TICKS
-        mean = (low + high) / 2
-        # Beginning so often that the share comes out, ticks between two stretches not counted.
-        begin = self._share / (mean * (1 - self._share) + self._share)
-        if self._left == 0 and self._rng.random() < begin:
-            self._left = int(self._rng.integers(low, high + 1))
-            self._pressed = self._rng.random(self._actions) < 0.3
-        if self._left == 0:
+        if not self._stretches():
             return chosen
-        self._left -= 1
+        if self._stretches.begins:
+            self._pressed = self._rng.random(self._actions) < 0.3
         return self._pressed
 
 
@@ -307,19 +284,6 @@ def _style_and_instruction(env: Environment, style: str | None, seed: int) -> di
     texts = env.styles[name]
     chosen = int(np.random.default_rng([seed, 2]).integers(len(texts)))
     return {"style": name, "instruction": texts[chosen]}
-
-
-def _storable(info: dict[str, Any]) -> dict[str, Any]:
-    """The entries that JSON can hold."""
-    storable = {}
-    for key, value in info.items():
-        value = value.item() if isinstance(value, np.generic) else value
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            continue
-        storable[key] = value
-    return storable
 
 
 def _summarise(path: Path, info: DatasetInfo, frames_per_second: float | None) -> Summary:

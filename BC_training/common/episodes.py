@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int, UInt8
 
+from BC_training.common.episode import Episode
 from BC_training.common.types import DataSpec, FrameContract, Problem
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import expand, is_url
@@ -24,45 +25,6 @@ MAX_LISTED = 20
 
 REQUESTS = 16
 """Episodes whose tables are asked for at a time where they lie behind a URL."""
-
-
-class Episode:
-    """One recorded fight. Its frames and its state stay on disk."""
-
-    def __init__(self, entry: Entry, actions: Bool[np.ndarray, "N A"]):
-        self.name, self.attributes, self.actions = entry.name, entry.attributes, actions
-        self.frames = entry.arrays["frames"]
-        self._entry = entry
-
-    @property
-    def length(self) -> int:
-        """Ticks of the episode."""
-        return len(self.actions)
-
-    @property
-    def state(self) -> Float[np.ndarray, "N S"] | None:
-        """The game state at each tick, read anew each time: it weighs ten times what the actions
-        do."""
-        return self._table("state", np.float32)
-
-    @property
-    def timestamps(self) -> Float[np.ndarray, "N"] | None:
-        """Seconds at which each frame was taken, where the recorder knew."""
-        return self._table("timestamps", np.float64)
-
-    @property
-    def has_state(self) -> bool:
-        """Whether the game state was recorded."""
-        return "state" in self._entry.arrays
-
-    @property
-    def is_checksummed(self) -> bool:
-        """Whether damage to any byte of its arrays is noticed when they are read."""
-        return self._entry.is_checksummed
-
-    def _table(self, name: str, dtype: type[np.floating]) -> Any:
-        array = self._entry.arrays.get(name)
-        return None if array is None else array.read().astype(dtype, copy=False)
 
 
 class Episodes:
@@ -296,7 +258,7 @@ class Episodes:
             return [Problem("error", name, *fault) for fault in faults]
         try:
             faults = list(checks.missing_frames(entry))
-            episode = Episode(entry, entry.arrays["actions"].read())
+            episode = Episode(entry)
             state = episode.state if self._use_state else None
             faults += checks.table_faults(state, episode.timestamps, self.state_names)
         except DataError as error:

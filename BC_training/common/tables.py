@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.episode import Episode
+from BC_training.common.episodes import Episodes
 from BC_training.common.instruction import Instructions
 from BC_training.common.types import WindowSpec
 from gameplay_pipeline.plumbing.errors import UserError

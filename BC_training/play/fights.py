@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import jax
 
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle, read_bundle
+from BC_training.common.config import EnvironmentConfig
 from BC_training.play.fight import FightResult, FightTask, fight
 from BC_training.play.policy import Policy
 from BC_training.play.summary import Summary, summarize
-from gameplay_pipeline.environments.adapter import AS_IT_IS, Adapter, Environment
+from gameplay_pipeline.environments.adapter import AS_IT_IS, SIMULATED, Adapter, Environment
 from gameplay_pipeline.environments.play import Failure
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
@@ -163,6 +165,37 @@ def make_env(
     attributes = spec.state if bundle.config.model.window().state else ()
     contract = Contract(spec.actions, attributes, spec.frame.model_dump())
     return environment.make_env(env_id, contract, adapter, all_attributes=all_attributes)
+
+
+def choose_environment(settings: EnvironmentConfig, env: str | None) -> tuple[str, Adapter]:
+    """Returns the environment to fight in, and what a checkpoint's settings add to what that says
+    about itself.
+
+    A checkpoint may come from a stranger, and an environment's name is a module to import, its
+    arguments perhaps a machine to connect to: of other environments than the project's simulated
+    ones, both are taken from the command line alone.
+
+    Raises:
+        UserError: no environment is given, and the checkpoint names none that may be followed.
+    """
+    if env is None and settings.id is None:
+        raise UserError("--env: missing; the checkpoint's configuration names no environment")
+    if env is None and settings.id not in SIMULATED:
+        raise UserError(
+            f"--env: missing; the checkpoint names {settings.id}, which is not part of the project "
+            f"and is imported only if you say so: --env {settings.id}"
+        )
+    if env not in (None, settings.id):
+        return str(env), AS_IT_IS
+    adapter = settings.adapter()
+    if settings.id not in SIMULATED and adapter.arguments:
+        warnings.warn(
+            f"the checkpoint's environment.arguments are not followed; if you want them: "
+            f"--adapter '{json.dumps(adapter.plain())}'",
+            stacklevel=2,
+        )
+        adapter = adapter.model_copy(update={"arguments": {}})
+    return str(settings.id), adapter
 
 
 def choose_workers(env: Environment, workers: int | None, fights: int) -> int:

@@ -104,6 +104,7 @@ class EpisodeGroups:
     def read(self, name: str, keys: Sequence[str], attributes: Sequence[str]) -> Episode:
         entry = find_entry(self._reader, name)
         taken = checks.take_zeros(entry).arrays
+        corrections = {n: taken.pop(n) for n in CORRECTIONS if n in taken}
         arrays = {n: array for n, array in taken.items() if n != "state" or attributes}
         if "frames" not in arrays or "actions" not in arrays:
             raise DataError("it has no frames or no actions")
@@ -117,21 +118,10 @@ class EpisodeGroups:
         tables = {name: array.read() for name, array in arrays.items() if name != "frames"}
         episode = _episode(entry.attributes, arrays["frames"], np.arange(length), tables, keys)
         notes = [*episode.notes, *map(str, checks.notes(entry._replace(arrays=arrays)))]
-        corrections = self._corrections(name, length, len(keys))
-        return episode._replace(corrections=corrections, notes=notes)
-
-    def _corrections(
-        self, name: str, length: int, columns: int
-    ) -> dict[str, npt.NDArray[np.bool_]]:
-        tables = {}
-        for kind, shape in zip(CORRECTIONS, ((length, columns), (length,)), strict=True):
-            array = self._reader.open_array(f"{name}/{kind}")
-            if array is None:
-                continue
-            if array.shape != shape or array.dtype != np.bool_:
-                raise DataError(f"its {kind} are {array.dtype} {array.shape}, not bool {shape}")
-            tables[kind] = array.read()
-        return tables
+        for fault in checks.correction_faults(corrections, length, len(keys)):
+            raise DataError(str(fault))
+        tables = {kind: array.read() for kind, array in corrections.items()}
+        return episode._replace(corrections=tables, notes=notes)
 
     def _entries(self, names: Sequence[str]) -> list[Entry]:
         return [entry for entry in self._reader.entries(names) if isinstance(entry, Entry)]

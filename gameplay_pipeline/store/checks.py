@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float
 
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store.array import Array, TakenFor
-from gameplay_pipeline.store.reader import ARRAYS, Entry, Reader
+from gameplay_pipeline.store.reader import ARRAYS, CORRECTIONS, READ, Entry, Reader
 
-MAY_LACK_ZEROS = ("actions", "state")
+MAY_LACK_ZEROS = ("actions", "state", *CORRECTIONS)
 """Tables whose chunks zarr leaves out, by default, if they hold nothing but zeros."""
 
 MIN_RATE, MAX_RATE = 1e-3, 1e6
@@ -115,6 +115,15 @@ def metadata_faults(entry: Entry, expected: Expected) -> Iterator[Fault]:
         yield Fault(f"{length} frames but timestamps of shape {timestamps.shape}")
     if timestamps is not None and timestamps.dtype.kind not in "fiu":
         yield Fault(f"timestamps are {timestamps.dtype}, not float64")
+    yield from correction_faults(arrays, length, expected.actions)
+
+
+def correction_faults(arrays: Mapping[str, Array], length: int, actions: int) -> Iterator[Fault]:
+    """Yields what is wrong with those arrays of an episode that say how a policy was corrected."""
+    for name, shape in zip(CORRECTIONS, ((length, actions), (length,)), strict=True):
+        array = arrays.get(name)
+        if array is not None and (array.shape != shape or array.dtype != np.bool_):
+            yield Fault(f"its {name} are {array.dtype} {array.shape}, not bool {shape}")
 
 
 def _state_metadata_faults(state: Array | None, length: int, expected: Expected) -> Iterator[Fault]:
@@ -167,7 +176,7 @@ def check_written(folder: Path, expected: Expected) -> None:
         DataError: it would be left out; says why.
     """
     reader = Reader(folder)
-    arrays = {name: array for name in ARRAYS if (array := reader.open_array(name)) is not None}
+    arrays = {name: array for name in READ if (array := reader.open_array(name)) is not None}
     entry = Entry(folder.name, reader.attributes, arrays)
     faults = list(metadata_faults(entry, expected)) or list(missing_frames(entry))
     if not faults:

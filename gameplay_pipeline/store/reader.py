@@ -21,8 +21,14 @@ ARRAYS = ("frames", "actions", "state", "timestamps")
 """What an episode may hold."""
 
 CORRECTIONS = ("policy_actions", "intervention")
-"""What an episode may hold besides, where a person took over from a policy: what that pressed,
-bool [N, A], and whether the person drove, bool [N]."""
+"""What an episode may hold besides, where a policy was corrected: what that wanted, bool [N, A],
+and whether somebody else drove, bool [N]. The actions are what should have been pressed."""
+
+JUDGED = "judged"
+"""Attribute of an episode with an intervention: "all" where somebody said at every tick what should
+have been pressed. Otherwise that is known only of the ticks at which somebody else drove."""
+
+READ = (*ARRAYS, *CORRECTIONS)
 
 EPISODE = re.compile(r"episode_(\d+)")
 
@@ -187,8 +193,8 @@ class Reader:
 
     def _metadata_keys(self, name: str) -> list[str]:
         if self.zarr_format == 3:
-            return [f"{name}/zarr.json", *(f"{name}/{array}/zarr.json" for array in ARRAYS)]
-        return [f"{name}/.zattrs", *(f"{name}/{array}/.zarray" for array in ARRAYS)]
+            return [f"{name}/zarr.json", *(f"{name}/{array}/zarr.json" for array in READ)]
+        return [f"{name}/.zattrs", *(f"{name}/{array}/.zarray" for array in READ)]
 
     def _fetch_metadata(self, keys: Sequence[str]) -> Iterator[Any]:
         """Parsed JSON files; None for those that are not there, an error for the unreadable."""
@@ -220,7 +226,7 @@ class Reader:
             dict(attributes),
             {
                 array: Array(self._storage, key, layout.parse(key, value))
-                for array, value in zip(ARRAYS, arrays, strict=True)
+                for array, value in zip(READ, arrays, strict=True)
                 if value is not None and (key := f"{name}/{array}")
             },
         )

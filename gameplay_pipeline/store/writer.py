@@ -167,7 +167,8 @@ class EpisodeWriter:
         """Begins episode `number` of the dataset that `open_dataset` prepared at `path`."""
         self._target = path / f"episode_{number}"
         self._temporary = partial_folder(path) / self._target.name
-        self._info = info
+        self.info = info
+        """What holds for all episodes of the dataset."""
         self._compressor: dict[str, Any] = {
             # Format 2 knows no checksums that other readers know too.
             "compressors": Blosc(cname="zstd", clevel=3, shuffle=Blosc.NOSHUFFLE)
@@ -254,7 +255,7 @@ class EpisodeWriter:
         if ticks % SHARD:
             self._flush(ticks % SHARD)
         tables: dict[str, npt.NDArray[Any]] = {"actions": np.stack(self._actions)}
-        if self._info.attributes:
+        if self.info.attributes:
             tables["state"] = np.stack(self._state)
         if timestamps is not None:
             tables["timestamps"] = timestamps
@@ -270,12 +271,12 @@ class EpisodeWriter:
                     **self._compressor,
                 )
                 array[:] = table
-            fps = {} if self._info.fps is None else {"fps": self._info.fps}
+            fps = {} if self.info.fps is None else {"fps": self.info.fps}
             self._group.attrs.update({**fps, **attributes, "frame_count": ticks})
-        names = self._info.attributes
-        frame_shape = (3, self._info.height, self._info.width)
+        names = self.info.attributes
+        frame_shape = (3, self.info.height, self.info.width)
         check_written(
-            self._temporary, Expected(len(self._info.keys), names, len(names), frame_shape)
+            self._temporary, Expected(len(self.info.keys), names, len(names), frame_shape)
         )
         if check is not None:
             check(self._group)

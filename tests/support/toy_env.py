@@ -86,6 +86,12 @@ class Toy(gymnasium.Env[dict[str, Any], np.ndarray]):
         }
 
 
+class Mute(Toy):
+    """Has no expert."""
+
+    make_expert = property()
+
+
 class Long(Toy):
     """Longer than a shard of frames."""
 
@@ -235,6 +241,7 @@ class Unmakeable(Toy):
 
 _CLASSES = (
     Toy,
+    Mute,
     Long,
     Crashing,
     Lazy,

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from BC_training.common.episodes import Episode, Episodes
+from BC_training.common.episode import Episode
+from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing.errors import DataError
 from gameplay_pipeline.plumbing.progress import track

@@ -1,0 +1,215 @@
+"""Fights of a checkpoint that are corrected while they are fought, and recorded.
+
+An expert that says at each tick of the clone's fights what should be pressed shows it how to get
+out of the states that it gets itself into (Ross et al. 2011, "A reduction of imitation learning and
+structured prediction to no-regret online learning", DAgger).
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool
+
+from BC_training.play.fights import FightSetup, make_env
+from BC_training.play.policy import Policy
+from gameplay_pipeline.environments.adapter import Environment, Player
+from gameplay_pipeline.environments.play import Failure, play
+from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
+from gameplay_pipeline.environments.stretches import Stretches
+from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.workers import WorkerDied, in_worker_processes
+from gameplay_pipeline.store.reader import JUDGED
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter
+from ranni_player.environment import KeptEnvironment
+
+EXPERT_TICKS = (15, 45)
+"""Shortest and longest stretch that the expert drives: one to three seconds at 17 ticks a second.
+A coin tossed at each tick, as in the paper, would cut its button presses to pieces: it has to see
+an attack through to bring the fight where the clone would not."""
+
+
+class JudgedPlayer:
+    """An expert says at each tick what should be pressed; the policy drives, but for stretches in
+    which the expert does."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        make_expert: Callable[[int], Player],
+        stretches: Stretches,
+        instruction: str | None = None,
+    ):
+        """Makes the expert later: that takes an environment which was reset.
+
+        Args:
+            policy: drives.
+            make_expert: makes who judges from a seed.
+            stretches: say when the expert drives.
+            instruction: how to play, for policies that read it.
+        """
+        self._policy, self._make_expert = policy, make_expert
+        self._stretches, self._instruction = stretches, instruction
+
+    def begin(self, seed: int) -> Player:
+        """Gives itself, with an expert of this seed."""
+        self._expert, self._seed = self._make_expert(seed), seed
+        return self
+
+    def reset(self) -> None:
+        """Forgets the fight so far."""
+        self._policy.reset(self._instruction, self._seed)
+        self._expert.reset()
+        self._pressed: Bool[np.ndarray, "A"] | None = None
+        self._policy_actions: list[Bool[np.ndarray, "A"]] = []
+        self._intervention: list[bool] = []
+
+    def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
+        """Returns what the expert would press."""
+        self._policy_actions.append(self._policy.act(observation, self._pressed).pressed)
+        return np.asarray(self._expert.act(observation), bool)
+
+    def drive(self, chosen: Bool[np.ndarray, "A"]) -> Bool[np.ndarray, "A"]:
+        """Returns what the expert chose in its stretches, and what the policy chose otherwise."""
+        self._intervention.append(self._stretches())
+        self._pressed = chosen if self._intervention[-1] else self._policy_actions[-1]
+        return self._pressed
+
+    def corrections(self) -> dict[str, Bool[np.ndarray, "..."]]:
+        """Returns the fight's `policy_actions` [N, A] and `intervention` [N], as a dataset holds
+        them."""
+        return {
+            "policy_actions": np.stack(self._policy_actions),
+            "intervention": np.array(self._intervention),
+        }
+
+
+class CorrectedFight(NamedTuple):
+    """What a recorded fight came to."""
+
+    ticks: int
+    driven: int
+    """Ticks at which the policy did not drive."""
+    differing: int
+    """Ticks at which something else should have been pressed than the policy chose."""
+    won: bool | None
+    """None where the environment doesn't say."""
+
+
+class ExpertSetup(NamedTuple):
+    """What all fights have in common that an environment's expert corrects."""
+
+    fights: FightSetup
+    dataset: Path
+    seed: int
+    """Episode i is fought with this plus i."""
+    share: float = 0.0
+    """Share of the ticks that the expert drives."""
+    instruction: str | None = None
+
+    def make_env(self) -> Environment:
+        """Makes the environment, with all of its attributes: a corrected dataset shall serve other
+        models too."""
+        setup = self.fights
+        return make_env(setup.env_id, setup.bundle(), setup.adapter, all_attributes=True)
+
+    def info(self, env: Environment) -> DatasetInfo:
+        """Returns what the dataset says of itself.
+
+        Raises:
+            UserError: the environment has no expert.
+        """
+        if not env.has_expert:
+            raise UserError(
+                f"--expert: {env.name} brings no expert (make_expert) that could judge; without "
+                "--expert, a person can take over"
+            )
+        bundle, adapter = self.fights.bundle(), self.fights.adapter.plain()
+        source = {
+            "env": env.name,
+            "policy": "corrected by the expert",
+            "model": bundle.config.model.name,
+            "checkpoint": str(bundle.to_json()["sha256"])[:16],
+            "share": self.share,
+            "seed": self.seed,
+        }
+        return dataset_info(env, {**source, **({"adapter": adapter} if adapter else {})})
+
+
+def correct_by_expert(
+    setup: ExpertSetup, info: DatasetInfo, numbers: Sequence[int], workers: int
+) -> Generator[CorrectedFight | Failure]:
+    """Yields what comes of each fight as it is recorded, in no order.
+
+    Args:
+        setup: policy, environment and dataset, which `store.writer.open_dataset` has prepared.
+        info: what the dataset says of itself.
+        numbers: of the episodes.
+        workers: processes that fight at the same time, on the CPU; 0 for this one, on its device.
+
+    Raises:
+        UserError: the environment can't be made, or breaks the checkpoint's contract.
+    """
+    if workers == 0:
+        with _corrector(setup, info) as have:
+            for number in numbers:
+                yield have(number)
+        return
+    try:
+        corrector = functools.partial(_corrector_on_cpu, setup, info)
+        yield from in_worker_processes(corrector, numbers, workers)
+    except WorkerDied as error:
+        raise UserError(f"{error}; run the same command again to go on") from error
+
+
+@contextlib.contextmanager
+def _corrector(
+    setup: ExpertSetup, info: DatasetInfo
+) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
+    """Gives what has one fight after another corrected, with one policy and one environment."""
+    policy = setup.fights.policy()
+    name = policy.bundle.config.model.name
+    with KeptEnvironment(setup.make_env) as kept:
+
+        def have(number: int) -> CorrectedFight | Failure:
+            def fight(env: Environment) -> CorrectedFight:
+                with EpisodeWriter(setup.dataset, number, info, 3) as writer:
+                    return _record(env, policy, setup, setup.seed + number, writer)
+
+            return kept.attempt(fight, name, setup.seed + number)
+
+        yield have
+
+
+def _record(
+    env: Environment, policy: Policy, setup: ExpertSetup, seed: int, writer: EpisodeWriter
+) -> CorrectedFight:
+    """Has a fight corrected, and records it. What the environment or its expert raises comes
+    through; then nothing is recorded."""
+    stretches = Stretches(setup.share, EXPERT_TICKS, np.random.default_rng([seed, 4]))
+    player = JudgedPlayer(policy, env.make_expert, stretches, setup.instruction)
+    judgements: list[Bool[np.ndarray, "A"]] = []
+    observers = (writing(writer), lambda tick: judgements.append(tick.chosen))
+    outcome = play(env, player.begin, seed, observers, player.drive)
+    corrections = player.corrections()
+    told = {} if setup.instruction is None else {"instruction": setup.instruction}
+    attributes = {"seed": seed, "policy": policy.bundle.config.model.name, JUDGED: "all", **told}
+    writer.finish({**storable(outcome.info), **attributes}, corrections=corrections)
+    return CorrectedFight(
+        ticks=outcome.ticks,
+        driven=int(corrections["intervention"].sum()),
+        differing=int((np.stack(judgements) != corrections["policy_actions"]).any(axis=1).sum()),
+        won=outcome.info["outcome"] == "won" if "outcome" in outcome.info else None,
+    )
+
+
+def _corrector_on_cpu(
+    setup: ExpertSetup, info: DatasetInfo
+) -> contextlib.AbstractContextManager[Callable[[int], CorrectedFight | Failure]]:
+    # The accelerator may be lent to one process only.
+    jax.config.update("jax_platforms", "cpu")
+    return _corrector(setup, info)
