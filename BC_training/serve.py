@@ -5,10 +5,8 @@ uv run -m BC_training.serve --checkpoint checkpoints/pure_cnn --port 8765
 
 import dataclasses
 import hmac
-import ipaddress
 import json
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -21,7 +19,8 @@ from BC_training.play.description import describe_policy
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
-from ranni_player.remote import TOKEN, pack_decision, unpack_tick
+from gameplay_pipeline.plumbing.listening import TOKEN, is_loopback, listen
+from ranni_player.remote import pack_decision, unpack_tick
 
 
 def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
@@ -34,15 +33,12 @@ def serve(checkpoint: Path, port: int = 8765, host: str = "127.0.0.1") -> int:
             environment variable RANNI_TOKEN, which the player has to know too.
     """
     token = os.environ.get(TOKEN)
-    if not _is_loopback(host) and not token:
+    if not is_loopback(host) and not token:
         raise UserError(f"--host {host}: others could connect; set the variable {TOKEN} to a token")
     server = PolicyServer(Policy.load(checkpoint), token)
     app = web.Application()
     app.router.add_get("/", server.handle)
-    try:
-        listener = socket.create_server((host, port))
-    except OSError as error:
-        raise UserError(f"--port {port}: can't listen at {host}: {error}") from error
+    listener = listen(host, port)
     address = f"ws://{host}:{listener.getsockname()[1]}"
     print(f"serving {checkpoint} at {address}", flush=True)
     web.run_app(app, sock=listener, print=None, handle_signals=False, shutdown_timeout=0.1)
@@ -102,13 +98,6 @@ def _reset_of(text: str) -> dict[str, Any]:
     if not isinstance(instruction, str | None) or not isinstance(seed, int) or seed < 0:
         raise UserError("a reset's instruction must be a text or null, its seed a number from 0")
     return {"instruction": instruction, "seed": seed}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def main() -> int:

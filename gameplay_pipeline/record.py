@@ -5,7 +5,8 @@
 
 Frame and state t are what the policy saw when it chose action t; what follows the last action is
 not stored. Episode i depends on `seed + i` alone, not on the workers or on interruptions: a run
-that is stopped continues when repeated, and gives what it would have given.
+that is stopped continues when repeated, and gives what it would have given. A person (`--policy
+human`) meets the same fights.
 
 What an environment must have, and what the setting --adapter can add, is in
 `gameplay_pipeline/environments/adapter.py`.
@@ -15,7 +16,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,14 +32,18 @@ from gameplay_pipeline.environments.adapter import (
     AS_IT_IS,
     AdapterFlag,
     Environment,
+    Player,
     Wanted,
     make,
 )
+from gameplay_pipeline.environments.person import HumanPlayer
 from gameplay_pipeline.environments.play import Failure, attempt, play
 from gameplay_pipeline.environments.players import make_player
 from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
 from gameplay_pipeline.environments.recording import RecordSettings
 from gameplay_pipeline.environments.stretches import Stretches
+from gameplay_pipeline.page.desk import Desk
+from gameplay_pipeline.page.person import PagePerson
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.progress import track
@@ -48,6 +53,7 @@ from gameplay_pipeline.store.writer import (
     DatasetInfo,
     EpisodeWriter,
     ZarrFormat,
+    discard_episode,
     episode_attributes,
     open_dataset,
     size_on_disk,
@@ -71,8 +77,8 @@ class RecordConfig(RecordSettings):
     """The dataset; one recorded with the same settings is continued."""
     env: str = "boss_arena:BossArena-v0"
     """Gymnasium id, with the module that registers it."""
-    policy: Literal["expert", "random"] = "expert"
-    """The environment's own expert, or random buttons."""
+    policy: Literal["expert", "random", "human"] = "expert"
+    """The environment's own expert, random buttons, or you, at a page in a browser."""
     seed: int = Field(default=0, ge=0)
     """Episode i is played with this plus i."""
     zarr_format: ZarrFormat = 3
@@ -81,6 +87,11 @@ class RecordConfig(RecordSettings):
     """Processes that record at the same time; the usable cores if not given."""
     adapter: AdapterFlag = AS_IT_IS
     """What the environment doesn't say about itself, such as '{"frame": "screen"}'."""
+    host: str = "127.0.0.1"
+    """Address of the page for the policy human. Any but this machine's own loopback needs a token,
+    which is then part of the address that is printed."""
+    port: int = Field(default=8017, ge=0, le=65535)
+    """Port of the page; 0 for any that is free."""
 
     def __init__(self, **settings: Any):
         """Takes the settings by name.
@@ -105,6 +116,14 @@ class RecordConfig(RecordSettings):
     def _only_experts_have_styles(self) -> "RecordConfig":
         if self.style is not None and self.policy != "expert":
             raise ValueError(f"style: {self.style!r}, but only the policy expert has styles")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _people_are_left_alone(self) -> "RecordConfig":
+        if self.disturb and self.policy == "human":
+            raise ValueError("disturb: a person's buttons are recorded as they are pressed")
+        if self.workers is not None and self.policy == "human":
+            raise ValueError("workers: a person plays one fight at a time")
         return self
 
 
@@ -153,7 +172,10 @@ def _play_all(recording: RecordConfig, info: DatasetInfo, parallel: bool) -> Non
     frames = 0
     failures: list[Failure] = []
     record_episode = functools.partial(_record_episode, recording, info)
-    results = in_processes(record_episode, pending, recording.workers if parallel else 1)
+    if recording.policy == "human":
+        results = _by_hand(recording, info, pending)
+    else:
+        results = in_processes(record_episode, pending, recording.workers if parallel else 1)
     # Closed before anything is discarded: until then its processes write.
     with contextlib.closing(results):
         for result in track(
@@ -192,6 +214,11 @@ def _inspect(recording: RecordConfig) -> tuple[DatasetInfo, bool]:
             raise UserError(
                 f"{recording.env} brings no expert (make_expert); record it with --policy random"
             )
+        if recording.policy == "human" and env.fps is None:
+            raise UserError(
+                f"{recording.env} doesn't say how many ticks a second has, which a person needs to "
+                "know; say it: --adapter '{\"fps\": 20}'"
+            )
         if recording.style is not None:
             _check_style(recording.env, env.styles, recording.style)
         source = {"env": recording.env, "policy": recording.policy, "seed": recording.seed}
@@ -228,8 +255,33 @@ def _make(recording: RecordConfig) -> Environment:
     return make(recording.env, recording.adapter, Wanted(*recording.size))
 
 
-def _record_episode(recording: RecordConfig, info: DatasetInfo, number: int) -> int | Failure:
-    """Plays and writes one episode; returns its ticks, or why it could not be played.
+def _by_hand(
+    recording: RecordConfig, info: DatasetInfo, pending: Sequence[int]
+) -> Generator[int | Failure]:
+    """Has a person play, at a page that is served until the person or Ctrl-C ends it."""
+    from gameplay_pipeline.page.fights import fights_by_hand  # the page's server takes a while
+    from gameplay_pipeline.page.server import Greeting, serve_page
+
+    desk = Desk(len(info.keys))
+    assert info.fps is not None
+    greeting = Greeting(
+        recording.env, f"recording {recording.out.name}", info.keys, info.fps, recording.episodes
+    )
+    with serve_page(desk, greeting, recording.host, recording.port) as address:
+        print(f"play at {address} (fights that are over are kept; Ctrl-C ends it)", flush=True)
+        yield from fights_by_hand(
+            desk,
+            pending,
+            lambda number: _record_episode(recording, info, number, desk),
+            lambda number: discard_episode(recording.out, number),
+        )
+
+
+def _record_episode(
+    recording: RecordConfig, info: DatasetInfo, number: int, desk: Desk | None = None
+) -> int | Failure:
+    """Plays and writes one episode, with the person at the desk if there is one; returns its ticks,
+    or why it could not be played.
 
     The environment is made anew, so that nothing of an earlier episode can matter.
     """
@@ -239,17 +291,20 @@ def _record_episode(recording: RecordConfig, info: DatasetInfo, number: int) -> 
     def write() -> int:
         request = _style_and_instruction(env, recording.style, seed)
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
-            outcome = play(
-                env,
-                lambda player_seed: make_player(
-                    env, recording.policy, player_seed, request.get("style")
-                ),
-                seed,
-                [writing(writer)],
-                _Disturbance(recording.disturb, len(info.keys), seed),
-            )
+            person = None if desk is None else PagePerson(desk, env)
+
+            def player(player_seed: int) -> Player:
+                if person is not None:
+                    return HumanPlayer(person, len(info.keys))
+                return make_player(env, recording.policy, player_seed, request.get("style"))
+
+            disturbance = _Disturbance(recording.disturb, len(info.keys), seed)
+            outcome = play(env, player, seed, [writing(writer)], disturbance)
             attributes = {**storable(outcome.info), "seed": seed, "policy": recording.policy}
-            return writer.finish({**attributes, **request})
+            if person is None:
+                return writer.finish({**attributes, **request})
+            person.show_end(outcome)
+            return writer.finish({**attributes, **person.rate()}, timestamps=person.timestamps())
 
     with contextlib.closing(env):
         return attempt(write, recording.policy, seed)

@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.listening import TOKEN
 from ranni_player.button_decoder import Decision
 from ranni_player.manifest import Manifest
 from ranni_player.observations import ObservationReader, ObservationSpec
 
-TOKEN = "RANNI_TOKEN"  # noqa: S105 (the name of the variable that holds it)
 PATIENCE_S = 5.0
 """Seconds that the server gets to answer before a fight."""
 TICK_S = 2.0

@@ -5,9 +5,9 @@ or a dictionary with one. What it may offer besides: scalars and vectors in that
 state); `action_names`, `attribute_names`, `color_order`, `resize_method`; `make_expert(seed)`,
 giving an object with `reset()` and `act(observation)`; `styles`, a mapping from each style in which
 `make_expert(seed, style=...)` can play to the instructions that ask for it, one or more texts;
-`metadata["render_fps"]`; `parallel`, False where there is but one of it. Its constructor is told
-`width` and `height`, `actions`, `attributes` and `fps` where it takes them; otherwise frames are
-resized and buttons are sorted here.
+`metadata["render_fps"]`; `parallel`, False where there is but one of it; `is_real_time`, True where
+it goes on by itself. Its constructor is told `width` and `height`, `actions`, `attributes` and
+`fps` where it takes them; otherwise frames are resized and buttons are sorted here.
 """
 
 import importlib
@@ -163,6 +163,8 @@ class Environment(gymnasium.Wrapper[dict[str, Any], np.ndarray, Any, np.ndarray]
         """The expert's styles, each with the instructions that ask for it."""
         self.parallel = bool(getattr(game, "parallel", True))
         """Whether several may run at the same time."""
+        self.is_real_time = bool(getattr(game, "is_real_time", False))
+        """Whether it goes on by itself, and each step waits for its tick."""
         self.action_space = spaces.MultiBinary(len(self.action_names))
         self.observation_space = spaces.Dict(
             {

@@ -86,6 +86,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
     color_order = "BGR"
     resize_method = "area"
     parallel = False
+    is_real_time = True
 
     def __init__(
         self,

@@ -143,6 +143,15 @@ def discard_partial(path: Path) -> None:
         shutil.rmtree(partial_folder(path))
 
 
+def discard_episode(path: Path, number: int) -> None:
+    """Removes an episode; only the `sole_writer` may do this."""
+    with _writing(path):
+        partial_folder(path).mkdir(exist_ok=True)
+        unwanted = partial_folder(path) / f"discarded_{number}"
+        (path / f"episode_{number}").rename(unwanted)  # at once, or not at all
+        shutil.rmtree(unwanted)
+
+
 def episode_attributes(path: Path) -> dict[int, dict[str, Any]]:
     """The attributes of each complete episode, by its number."""
     return {

@@ -18,7 +18,7 @@ ORDER = rooms()
 """From the top; each may import those below it."""
 COMMANDS = ("BC_training.commands", "gameplay_pipeline.commands")
 REACHED = {
-    "BC_training": {"environments", "plumbing", "store"},
+    "BC_training": {"environments", "page", "plumbing", "store"},
     "ranni_player": {"environments", "plumbing"},
 }
 """The rooms of gameplay_pipeline that the two other packages may import."""
