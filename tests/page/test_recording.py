@@ -47,11 +47,11 @@ class Script:
         phase, tick = status["phase"], status.get("tick")
         if phase == "playing" and self.requests[:1] == ["abandon"] and tick == 4:
             return [{"ask": self.requests.pop(0)}]
-        face = (phase, status.get("notice"), status.get("fight"), status.get("kept"))
+        face = (phase, status.get("notice"), status.get("fight"))
         if phase in ("ready", "over", "paused") and face != self._face:
             self._face = face
             return [{"ask": self.requests.pop(0)}]
-        if phase == "playing" and face[0] == "playing" and "pressed" in status:
+        if phase == "playing" and "pressed" in status:
             self._face = face
             held = self.held.setdefault(status["fight"], [])
             if tick == 0:
