@@ -9,6 +9,7 @@ from pathlib import Path
 from BC_training import rollout, train
 from BC_training.checkpoints import store as checkpoints
 from BC_training.common.config import Config
+from BC_training.common.dataset_paths import locate_datasets
 from BC_training.play.fights import FightSetup
 from BC_training.training.hosts import Hosts, join
 from gameplay_pipeline.environments import adapter as environment
@@ -47,8 +48,9 @@ def _require_environment(config: Config) -> None:
 
 def _dataset_to_record(config: Config) -> Path | None:
     """Where a dataset is missing that could be recorded."""
-    location = config.dataset_location()
-    return location if isinstance(location, Path) and not location.exists() else None
+    paths = [path for entry in locate_datasets(config.dataset) for path in entry]
+    is_missing = len(paths) == 1 and isinstance(paths[0], Path) and not paths[0].exists()
+    return Path(paths[0]) if is_missing else None
 
 
 def _record_if_missing(config: Config) -> None:

@@ -57,10 +57,10 @@ def evaluate(
     data = open_data(config, preprocess=bundle.preprocess, splits=(split,))
     require_same(bundle, data.spec, str(data.episodes.path))
     train, chosen = data.splits["train"], data.splits[split]
-    if len(chosen) == 0:
-        raise UserError(f"{data.episodes.path}: the {split} split has no episode")
+    if len(chosen.targets) == 0:
+        raise UserError(f"{data.episodes.path}: the {split} split has no tick to score on")
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    objective = optimizer.objective(config.training, train.actions)
+    objective = optimizer.objective(config.training, train.actions[train.targets])
     evaluator = Evaluator(
         graph, bundle.preprocess, objective, data.spec, config, chosen, chosen.resident,
         one_device(),

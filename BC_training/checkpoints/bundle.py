@@ -98,13 +98,16 @@ class Bundle(Section):
         Raises:
             UserError: the checkpoint's own dataset is on the network.
         """
-        if dataset is None and is_url(self.config.dataset.path):
-            raise UserError(
-                f"the checkpoint was trained on {self.config.dataset.path}, which is only asked "
-                "for if you say so: give it as the dataset"
-            )
+        paths = self.config.dataset.path
+        for path in (paths,) if isinstance(paths, str) else paths:
+            if dataset is None and is_url(path):
+                raise UserError(
+                    f"the checkpoint was trained on {path}, which is only asked for if you say so: "
+                    "give it as the dataset"
+                )
         raw = self.config.model_dump(mode="json")
         raw["dataset"]["path"] = dataset or raw["dataset"]["path"]
+        raw["dataset"]["shares"] = raw["training"]["intervention_share"] = None  # of batches
         raw["dataset"]["cache_dir"] = cache_dir
         for key, name in (("dataset", "stream_memory_gib"), ("system", "num_workers")):
             del raw[key][name]

@@ -10,7 +10,7 @@ from BC_training.common import metrics
 from BC_training.common.types import ModelConfig, Section
 from gameplay_pipeline.environments.adapter import Adapter
 from gameplay_pipeline.environments.recording import RecordSettings
-from gameplay_pipeline.plumbing.paths import expand, is_url
+from gameplay_pipeline.plumbing.paths import expand
 from gameplay_pipeline.plumbing.workers import usable_cores
 
 RETIRED = {
@@ -57,9 +57,14 @@ else:
 
 
 class DatasetConfig(Section):
-    path: Annotated[str, FREE]
+    path: Annotated[str | tuple[str, ...], FREE]
     """A zarr dataset: a directory or a .zip, with or without a top folder in it, or a URL of
-    either: https://, hf://datasets/, s3://, gs://."""
+    either: https://, hf://datasets/, s3://, gs://. Or several, as a list, a pattern such as
+    dataset/corrections_*.zarr, or a list of both: they must have the same actions and state, by
+    name, and are split each for itself."""
+    shares: tuple[float | None, ...] | None = None
+    """Share of every batch for each entry of a list in `path`; entries with null divide what is
+    left as their ticks come. null: all ticks are shuffled together."""
     train_ratio: float = Field(default=0.8, ge=0, le=1)
     """Share of the episodes to train on."""
     val_ratio: float = Field(default=0.1, ge=0, le=1)
@@ -87,6 +92,26 @@ class DatasetConfig(Section):
     instruction: str | None = None
     """What the player tried to do, in plain words, in episodes that don't say it themselves; only
     models that read instructions need it."""
+
+    @pydantic.model_validator(mode="after")
+    def _shares(self) -> "DatasetConfig":
+        if self.path in ("", ()):
+            raise ValueError("path is empty")
+        if self.shares is None:
+            return self
+        entries = 1 if isinstance(self.path, str) else len(self.path)
+        if len(self.shares) != entries:
+            raise ValueError(
+                f"shares has {len(self.shares)} values, but path has {entries} entries"
+            )
+        given = [share for share in self.shares if share is not None]
+        total, is_whole = sum(given), len(given) == entries
+        if not all(0 < share <= 1 for share in given):
+            raise ValueError(f"shares are {given}, but each must be above 0 and at most 1")
+        if abs(total - 1) > 1e-6 if is_whole else total > 1 - 1e-6:
+            wanted = "up to 1" if is_whole else "up to less than 1, for the others to have the rest"
+            raise ValueError(f"shares add up to {total:g}, but must add {wanted}")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _ratios(self) -> "DatasetConfig":
@@ -149,6 +174,10 @@ class AugmentationConfig(Section):
 class TrainingConfig(Section):
     batch_size: int = Field(default=32, ge=1)
     """Samples in a step, on all devices together."""
+    intervention_share: float | None = Field(default=None, gt=0, lt=1)
+    """Share of every batch for ticks at which a policy was corrected: a person, or the expert,
+    drove or would have pressed otherwise. dataset.shares then divide the rest. null: they come as
+    often as others."""
     accumulation: int = Field(default=1, ge=1)
     """Parts that a batch is worked through in, one after the other, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -357,16 +386,6 @@ class Config(Section):
                 f"{every} epochs"
             )
         return self
-
-    def dataset_location(self) -> str | Path:
-        """dataset.path; one that is no URL is looked up from the current folder, then from the
-        repository's root."""
-        location = expand(self.dataset.path)
-        if is_url(location):
-            return location
-        path = Path(location)
-        from_root = Path(__file__).parents[2] / path
-        return from_root if not path.exists() and from_root.exists() else path
 
     def run_dir(self) -> Path:
         """Where this run's checkpoints, metrics and resolved configuration go."""

@@ -252,12 +252,15 @@ def _overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _value(key: str, text: str, field: FieldInfo | None) -> Any:
+    kind = None if field is None else field.annotation
+    # A name such as 2026 or *.zarr stays a name.
+    is_text = kind in (str, str | None) or (kind == str | tuple[str, ...] and text[:1] != "[")
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
+        if is_text:
+            return text
         raise UserError(f"--{key}: {text!r} is not valid YAML") from error
-    # A name such as 2026 stays a name.
-    is_text = field is not None and field.annotation in (str, str | None)
     return text if is_text and value is not None else value
 
 

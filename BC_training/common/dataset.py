@@ -15,10 +15,13 @@ from BC_training.common import instruction as instructions_
 from BC_training.common import preprocess as preprocessing
 from BC_training.common import window as windows
 from BC_training.common.config import Config
+from BC_training.common.dataset_paths import locate_datasets
 from BC_training.common.episodes import Episodes, split
 from BC_training.common.frames.base import FrameStore
 from BC_training.common.frames.open import Opened, open_frames
 from BC_training.common.instruction import Instructions
+from BC_training.common.joined import open_datasets
+from BC_training.common.mix import MixedOrder, make_order
 from BC_training.common.order import EpochOrder, StreamPlan
 from BC_training.common.preprocess import Preprocess
 from BC_training.common.tables import Tables, instruction_of
@@ -38,22 +41,41 @@ long as to copy a dozen frames."""
 class Dataset:
     """Samples of one split. A sample is a tick at which a prediction is made."""
 
-    def __init__(self, tables: Tables, frames: FrameStore, window: WindowSpec, order: EpochOrder):
+    def __init__(
+        self,
+        tables: Tables,
+        frames: FrameStore,
+        window: WindowSpec,
+        order: EpochOrder | MixedOrder,
+    ):
         """Gathers what others have opened.
 
         Args:
             tables: of the split's episodes.
             frames: of the dataset.
             window: what a sample holds.
-            order: in which epochs visit the samples.
+            order: in which training visits the samples.
         """
         self.names, self.actions, self.state = tables.names, tables.actions, tables.state
-        self.auxiliary = tables.auxiliary
-        self._tables, self._frames, self._window, self._order = tables, frames, window, order
+        self.auxiliary, self.corrected = tables.auxiliary, tables.corrected
+        self.order = order
+        self._tables, self._frames, self._window = tables, frames, window
         self._firsts = np.cumsum(tables.lengths) - tables.lengths
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    @property
+    def targets(self) -> Int[np.ndarray, "n"]:
+        """The samples at which somebody said what should be pressed: those that are trained on and
+        scored. The others are only seen by windows."""
+        judged = self._tables.judged
+        return np.arange(len(self)) if judged is None else np.flatnonzero(judged)
+
+    def stretches(self, samples: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+        """Which run of neighbouring ticks of one episode each of some samples, in order, is in."""
+        breaks = (np.diff(samples) != 1) | (np.diff(self._episode_of(samples)) != 0)
+        return np.concatenate([np.zeros(min(len(samples), 1), int), np.cumsum(breaks)])
 
     @property
     def episode(self) -> Int[np.ndarray, "N"]:
@@ -72,7 +94,7 @@ class Dataset:
         return self._frames.read(self._tables.rows[episode] + samples - self._firsts[episode])
 
     def batch(self, samples: Int[np.ndarray, "B"]) -> Batch:
-        """The samples as a batch of weight one."""
+        """The samples as a batch; those that nobody judged weigh nothing."""
         episode = self._episode_of(samples)
         first = self._firsts[episode][:, None]
         tick = samples - first[:, 0]
@@ -90,10 +112,10 @@ class Dataset:
                 valid=within,
             ),
             actions=self.actions[first + future],
-            valid=valid,
+            valid=valid & self._judged(first + future),
             previous=self._before(first, tick[:, None])[:, 0],
             auxiliary=None if self.auxiliary is None else self.auxiliary[samples],
-            weight=np.ones(len(samples), np.float32),
+            weight=self._judged(samples).astype(np.float32),
         )
 
     def train_batches(
@@ -106,8 +128,7 @@ class Dataset:
     ) -> Iterator[Batch]:
         """The batch of each of the steps, read ahead by threads.
 
-        What step holds what is a pure function of (seed, step): each epoch is a new shuffle, whose
-        remainder that fills no batch is left out.
+        What step holds what is a pure function of (seed, step): see `EpochOrder` and `MixedOrder`.
 
         Args:
             batch_size: samples in a step.
@@ -118,15 +139,13 @@ class Dataset:
         Raises:
             DataError: a frame can't be read.
         """
-        steps_per_epoch = len(self) // batch_size
 
         def load(numbers: range) -> list[Batch]:
-            places = [divmod(steps[number], steps_per_epoch) for number in numbers]
-            spans = [(epoch, at * batch_size, (at + 1) * batch_size) for epoch, at in places]
-            samples = [self._order.samples(*span)[chosen] for span in spans]
+            wanted = [steps[number] for number in numbers]
+            samples = [self.order.batch(step, batch_size)[chosen] for step in wanted]
             batch = self.batch(np.concatenate(samples))
-            for span in spans:
-                for block in self._order.ahead(*span):
+            for step in wanted:
+                for block in self.order.ahead(step, batch_size):
                     self._prepare(*block)
             return _cut(batch, len(chosen))
 
@@ -143,7 +162,7 @@ class Dataset:
             firsts = np.arange(numbers.start, numbers.stop)[:, None] * batch_size
             samples = (firsts + chosen).reshape(-1)
             batch = self.batch(np.minimum(samples, len(self) - 1))
-            batch = batch._replace(weight=(samples < len(self)).astype(np.float32))
+            batch = batch._replace(weight=batch.weight * (samples < len(self)))
             return _cut(batch, len(chosen))
 
         chosen = np.arange(batch_size) if rows is None else rows
@@ -169,7 +188,11 @@ class Dataset:
         self, first: Int[np.ndarray, "B 1"], ticks: Int[np.ndarray, "B T"]
     ) -> Bool[np.ndarray, "B T A"]:
         """What was pressed one tick before; nothing at an episode's first tick."""
-        return self.actions[first + np.maximum(ticks - 1, 0)] & (ticks > 0)[..., None]
+        return self._tables.pressed[first + np.maximum(ticks - 1, 0)] & (ticks > 0)[..., None]
+
+    def _judged(self, ticks: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
+        judged = self._tables.judged
+        return np.ones(ticks.shape, bool) if judged is None else judged[ticks]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,15 +210,13 @@ class Data:
 
 def open_data(
     config: Config,
-    path: str | None = None,
     preprocess: Preprocess | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> Data:
-    """Opens the dataset of a configuration, splits it, and decodes it if need be.
+    """Opens the datasets of a configuration, splits them, and decodes them if need be.
 
     Args:
-        config: says which dataset and which split, and, through the model, which window.
-        path: another dataset instead.
+        config: says which datasets and which split, and, through the model, which window.
         preprocess: that of a checkpoint; fitted on the training split if not given.
         splits: those whose frames are needed; of others there are only the tables.
 
@@ -203,8 +224,9 @@ def open_data(
         UserError: the dataset can't be used, or not by this model.
     """
     settings, threads = config.dataset, config.system.threads
-    whole = Episodes(
-        path or config.dataset_location(),
+    entries = locate_datasets(settings)
+    whole = open_datasets(
+        entries,
         validate=settings.validate_episodes,
         use_state=settings.use_state,
     )
@@ -213,13 +235,13 @@ def open_data(
     _refuse_window(window, whole, spec, config)
     # Before frames are decoded, so that where they live does not change who is in which split.
     numbers = split(whole, settings.train_ratio, settings.val_ratio, settings.split_seed)
-    names = [{whole.episodes[number].name for number in part} for part in numbers]
-    needed = [names[SPLITS.index(name)] for name in splits]
+    parts = [{whole.episodes[number].name for number in part} for part in numbers]
+    needed = [parts[SPLITS.index(name)] for name in splits]
     plan = _plan(whole, window, config)
     opened = open_frames(whole, settings, plan, threads=threads, names=set().union(*needed))
     instructions = None if preprocess is None else preprocess.instructions
     datasets = {}
-    for name, part in zip(SPLITS, names, strict=True):
+    for name, part in zip(SPLITS, parts, strict=True):
         episodes, frames = opened.episodes, opened.frames
         if name not in splits:
             episodes, frames = whole, FrameStore()
@@ -234,7 +256,9 @@ def open_data(
             instructions=instructions,
             instruction=settings.instruction,
         )
-        order = EpochOrder(tables.lengths, config.system.seed, plan)
+        order = EpochOrder(tables.lengths, config.system.seed, plan, tables.judged)
+        if name == "train":
+            order = make_order(tables, config, plan)
         datasets[name] = Dataset(tables, frames, window, order)
     if preprocess is None:
         preprocess = _fit(datasets["train"], spec, config, instructions)

@@ -5,7 +5,7 @@ import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,24 @@ class Episodes:
                 else:
                     problems += examined
         self._keep(usable, problems)
-        self._leave_out(self._copies())
+        self._leave_out(self.copies())
 
     def __len__(self) -> int:
         return len(self.episodes)
+
+    @property
+    def parts(self) -> "tuple[Episodes, ...]":
+        """The datasets that these are the episodes of, one after the other."""
+        return (self,)
+
+    @property
+    def entries(self) -> Int[np.ndarray, "E"]:
+        """Which entry of dataset.path each episode comes from."""
+        return np.zeros(len(self), np.int64)
+
+    def gather(self, problems: Sequence[Iterable[Problem]]) -> list[Problem]:
+        """What is wrong with the episodes of each of `parts`, by the names that they have here."""
+        return [problem for some in problems for problem in some]
 
     @property
     def ticks(self) -> int:
@@ -272,7 +286,7 @@ class Episodes:
         self.notes += [Problem("warning", name, *note) for note in checks.notes(entry)]
         return [Problem("error", name, *fault) for fault in faults] or episode
 
-    def _copies(self) -> list[Problem]:
+    def copies(self) -> list[Problem]:
         """Later copies of an episode: one in training and one in validation would flatter."""
         first: dict[bytes, int] = {}
         copies = []
@@ -299,11 +313,25 @@ def split(
 ) -> tuple[list[int], list[int], list[int]]:
     """Episode numbers (positions in `episodes.episodes`) for training, validation and test.
 
-    Validation gets at least one episode if its share is above zero and training keeps one.
+    Each of several datasets is split for itself, as it would be alone. Validation gets at least one
+    episode of each if its share is above zero and training keeps one.
 
     Raises:
-        UserError: the training split would be empty.
+        UserError: the training split would have none of a dataset.
     """
+    first, numbers = 0, ([], [], [])
+    for part in episodes.parts:
+        for together, some in zip(
+            numbers, _split_one(part, train_ratio, val_ratio, seed), strict=True
+        ):
+            together += [first + number for number in some]
+        first += len(part)
+    return numbers
+
+
+def _split_one(
+    episodes: Episodes, train_ratio: float, val_ratio: float, seed: int
+) -> tuple[list[int], list[int], list[int]]:
     order = np.random.default_rng(seed).permutation(len(episodes))
     train = round(train_ratio * len(episodes))
     # Rounded together, so that shares that make a whole leave no episode out.

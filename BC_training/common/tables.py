@@ -22,7 +22,16 @@ class Tables(NamedTuple):
     lengths: Int[np.ndarray, "E"]
     rows: Int[np.ndarray, "E"]
     """Row of each episode's first tick in the frame store."""
+    entries: Int[np.ndarray, "E"]
+    """Which entry of dataset.path each episode comes from."""
     actions: Bool[np.ndarray, "N A"]
+    """What should have been pressed, at ticks that were judged."""
+    pressed: Bool[np.ndarray, "N A"]
+    """What was pressed; the same array unless a policy was corrected."""
+    judged: Bool[np.ndarray, "N"] | None
+    """Ticks at which somebody said what should have been pressed; None for all."""
+    corrected: Bool[np.ndarray, "N"]
+    """Ticks at which a policy was corrected."""
     state: Float[np.ndarray, "N D"] | None
     """With history; None where the model reads no state."""
     auxiliary: Float[np.ndarray, "N"] | None
@@ -65,26 +74,41 @@ class Tables(NamedTuple):
             auxiliary.append(state[:, column])
             if window.state:
                 states.append(add_history(state, None)[0].joined())
-        tokens = None
-        if instructions is not None:
-            tokens = np.zeros((len(chosen), window.instruction), np.int32)
-            for row, episode in enumerate(chosen):
-                text = instruction_of(episode, instruction)
-                try:
-                    tokens[row] = instructions.encode(text)
-                except UserError as error:
-                    raise UserError(f"{episodes.path}, {episode.name}: {error}") from error
+        none, places = np.zeros((0, len(episodes.actions)), bool), np.array(numbers, np.int64)
+        actions = pressed = np.concatenate([none, *(e.actions for e in chosen)])
+        judged = None
+        if any(episode.intervention is not None for episode in chosen):
+            pressed = np.concatenate([none, *(e.pressed for e in chosen)])
+            judged = np.concatenate([e.judged for e in chosen])
         return cls(
             names=[episode.name for episode in chosen],
             lengths=np.array([episode.length for episode in chosen], np.int64),
-            rows=episodes.starts[np.array(numbers, np.int64)],
-            actions=np.concatenate(
-                [np.zeros((0, len(episodes.actions)), bool), *(e.actions for e in chosen)]
-            ),
+            rows=episodes.starts[places],
+            entries=episodes.entries[places],
+            actions=actions,
+            pressed=pressed,
+            judged=None if judged is None or judged.all() else judged,
+            corrected=np.concatenate([np.zeros(0, bool), *(e.corrected for e in chosen)]),
             state=np.concatenate(states) if window.state else None,
             auxiliary=np.concatenate(auxiliary) if window.auxiliary else None,
-            tokens=tokens,
+            tokens=None
+            if instructions is None
+            else _tokens(chosen, instructions, instruction, episodes.path),
         )
+
+
+def _tokens(
+    chosen: Sequence[Episode], instructions: Instructions, instruction: str | None, path: str
+) -> Int[np.ndarray, "E L"]:
+    """Tokens of each episode's instruction, or of the one for those that have none."""
+    rows = [np.zeros((0, instructions.length), np.int32)]
+    for episode in chosen:
+        text = instruction_of(episode, instruction)
+        try:
+            rows.append(instructions.encode(text)[None])
+        except UserError as error:
+            raise UserError(f"{path}, {episode.name}: {error}") from error
+    return np.concatenate(rows)
 
 
 def instruction_of(episode: Episode, default: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from BC_training.common import metrics
 from BC_training.common.config import Config
@@ -70,17 +70,21 @@ class Evaluator:
             )
         return predictions
 
-    def score(self, predictions: Predictions) -> dict[str, Any]:
-        """The figures of `metrics.evaluate`, at evaluation.metrics_threshold."""
+    def score(
+        self, predictions: Predictions, samples: Int[np.ndarray, "n"] | None = None
+    ) -> dict[str, Any]:
+        """The figures of `metrics.evaluate` for some samples, in order, or for all that were
+        judged, at evaluation.metrics_threshold."""
+        chosen = self.dataset.targets if samples is None else samples
         return metrics.evaluate(
-            predictions.probabilities,
-            self.dataset.actions,
-            self.dataset.episode,
+            predictions.probabilities[chosen],
+            self.dataset.actions[chosen],
+            self.dataset.stretches(chosen),
             names=self.spec.actions,
             threshold=self.config.evaluation.metrics_threshold,
             tolerance=self.config.evaluation.onset_tolerance,
             fps=self.spec.frame.fps,
-            loss=predictions.loss,
+            loss=predictions.loss if samples is None else None,
         )
 
     def thresholds(self, predictions: Predictions | None) -> tuple[float, ...]:
@@ -88,14 +92,19 @@ class Evaluator:
         predicted, evaluation.metrics_threshold."""
         if predictions is None:
             return (self.config.evaluation.metrics_threshold,) * len(self.spec.actions)
-        return tuple(metrics.calibrate(predictions.probabilities, self.dataset.actions).tolist())
+        judged = self.dataset.targets
+        thresholds = metrics.calibrate(
+            predictions.probabilities[judged], self.dataset.actions[judged]
+        )
+        return tuple(thresholds.tolist())
 
     def baselines(self, train: Dataset) -> dict[str, dict[str, Any]]:
         """The figures of policies without a model; the commonest buttons are those of `train`."""
+        judged = self.dataset.targets
         return metrics.baselines(
-            train.actions.mean(axis=0),
-            self.dataset.actions,
-            self.dataset.episode,
+            train.actions[train.targets].mean(axis=0),
+            self.dataset.actions[judged],
+            self.dataset.stretches(judged),
             names=self.spec.actions,
             tolerance=self.config.evaluation.onset_tolerance,
             fps=self.spec.frame.fps,

@@ -12,6 +12,7 @@ from BC_training.common.config import Config
 from BC_training.common.dataset import Data
 from BC_training.common.episodes import MAX_LISTED
 from BC_training.common.metrics import METRICS, Metric
+from BC_training.common.mix import MixedOrder
 from BC_training.training.devices import Devices
 
 SHOWN = tuple(metric for metric in METRICS if metric.while_training)
@@ -128,7 +129,8 @@ def print_summary(
 ) -> None:
     """What is about to be trained, on what, how."""
     training, frame = config.training, data.spec.frame
-    ticks = {name: f"{len(split):,}" for name, split in data.splits.items()}
+    ticks = {name: f"{len(split.targets):,}" for name, split in data.splits.items()}
+    order = data.splits["train"].order
     weights = "inverse frequency" if training.use_class_weights else "none"
     rows = {
         "model": f"{config.model.name}, {parameters:,} parameters, "
@@ -150,7 +152,12 @@ def print_summary(
     }
     if training.lr_schedule.warmup_epochs >= training.num_epochs:
         rows["note"] = "the warm-up covers the whole run: the learning rate only rises"
-    if len(data.splits["val"]) == 0:
+    if isinstance(order, MixedOrder):
+        counts = zip(order.rows(training.batch_size), order.parts, strict=True)
+        rows["each batch"] = "; ".join(
+            f"{count} of {part.ticks.sum():,} {part.name}" for count, part in counts
+        )
+    if len(data.splits["val"].targets) == 0:
         rows["note"] = "no validation split: no epoch is scored, thresholds are not calibrated"
     if resumed_from is not None:
         rows["resumed"] = f"from step {resumed_from}"

@@ -57,10 +57,10 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
     folder = config.run_dir()
     data = open_data(config)
     same_run.require_same_data(data, hosts)
-    if len(data.splits["train"]) < config.training.batch_size:
+    if (ticks := len(data.splits["train"].targets)) < config.training.batch_size:
         raise UserError(
             f"training.batch_size ({config.training.batch_size}) is larger than the training "
-            f"split ({len(data.splits['train'])} ticks)"
+            f"split ({ticks} ticks)"
         )
     with contextlib.ExitStack() as stack:
         if hosts.is_first:
@@ -120,7 +120,7 @@ class Trainer:
         self.config, self.data, self.devices = config, data, devices
         self.run = RunCheckpoints(run, devices.hosts)
         training, train_set = config.training, data.splits["train"]
-        self.steps_per_epoch = len(train_set) // training.batch_size
+        self.steps_per_epoch = len(train_set.targets) // training.batch_size
         self.preprocess = data.preprocess
         self.resumed = self._newest() if resume else None
         if self.resumed is not None:
@@ -136,7 +136,7 @@ class Trainer:
         if self.resumed is not None:
             self.resumed, self.state = self.run.restore(self.resumed, self.state)
         graph = nnx.graphdef(model)
-        objective = optimizers.objective(training, train_set.actions)
+        objective = optimizers.objective(training, train_set.actions[train_set.targets])
         self.train_step = TrainStep(
             graph,
             optimizer,
@@ -248,7 +248,7 @@ class Trainer:
         every = self.config.evaluation.eval_every_n_epochs
         due = epoch % every == 0 or self._is_last(epoch) or self.fights.is_due(epoch)
         predictions = None
-        if due and len(self.data.splits["val"]):
+        if due and len(self.data.splits["val"].targets):
             watch = run_log.Stopwatch()
             predictions = self.evaluator.predict(*self.state.eval_params())
             bundle = self._bundle(epoch, predictions)
@@ -294,7 +294,7 @@ class Trainer:
 
     def _print_heading(self) -> None:
         print(report.heading(), flush=True)
-        if len(self.data.splits["val"]):
+        if len(self.data.splits["val"].targets):
             baselines = self.evaluator.baselines(self.data.splits["train"])
             self.copied = baselines["repeat the previous action"]
             for name, figures in baselines.items():
@@ -320,9 +320,10 @@ class Trainer:
         path = self.data.episodes.path
         require_same(bundle, self.data.spec, f"--resume: {path}")
         if bundle.step // self.steps_per_epoch != bundle.epoch:
+            ticks = len(self.data.splits["train"].targets)
             raise UserError(
-                f"--resume: {path} has {len(self.data.splits['train'])} training ticks, another "
-                f"number than when step {bundle.step} was made"
+                f"--resume: {path} has {ticks} training ticks, another number than when step "
+                f"{bundle.step} was made"
             )
         return bundle
 
@@ -353,7 +354,7 @@ class Trainer:
         if not self.devices.hosts.is_first:
             return
         config = self.config
-        if config.evaluation.rollout_every_n_epochs and len(self.data.splits["val"]):
+        if config.evaluation.rollout_every_n_epochs and len(self.data.splits["val"].targets):
             log.conclude(flat({"rank_correlation": ranking.tell(log.history())}, "/"))
         best = store.locate(self.run.folder)
         bundle = read_bundle(best)

@@ -182,7 +182,7 @@ def test_a_checkpoint_is_shown_as_it_plays(made, tmp_path, monkeypatch, model):
 def in_windows(folder, number):
     """Probabilities for an episode by the way that training takes."""
     bundle, model = checkpoints.load_model(folder)
-    data = open_data(bundle.config, None, bundle.preprocess)
+    data = open_data(bundle.config, bundle.preprocess)
     everything = split(data.episodes, 0.8, 0.2, bundle.config.dataset.split_seed)
     (part,) = [at for at, numbers in enumerate(everything) if number in numbers]
     dataset = list(data.splits.values())[part]

@@ -8,6 +8,7 @@ from BC_training import models
 from BC_training.checkpoints.bundle import build
 from BC_training.common import config as configs
 from BC_training.common import config_file
+from BC_training.common.dataset_paths import locate_datasets
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import config_reads
 from tests.support.made_policy import made_bundle
@@ -257,9 +258,9 @@ def test_keys_under_their_earlier_names_work_and_warn(write):
 def test_a_dataset_path_is_looked_up_from_the_repository_too(write, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = config_file.load(write(MINIMAL), ["--dataset.path", "tests"])
-    assert config.dataset_location() == PACKAGE.parent / "tests"
+    assert locate_datasets(config.dataset) == [[PACKAGE.parent / "tests"]]
     (tmp_path / "tests").mkdir()
-    assert config.dataset_location() == Path("tests")
+    assert locate_datasets(config.dataset) == [[Path("tests")]]
 
 
 def test_every_path_may_name_the_home_folder_and_variables(tmp_path, monkeypatch):
@@ -278,7 +279,7 @@ def test_every_path_may_name_the_home_folder_and_variables(tmp_path, monkeypatch
         "${DISK}/{model_name}",
     ]
     config = config_file.load("~/$DISK/config.yaml", flags)
-    assert config.dataset_location() == tmp_path / "scratch" / "d.zarr"
+    assert locate_datasets(config.dataset) == [[tmp_path / "scratch" / "d.zarr"]]
     assert config.run_dir() == Path("scratch/pure_cnn")
     backbone = [
         ("--model.name", "resnet"),

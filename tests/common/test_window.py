@@ -71,7 +71,7 @@ def test_blocks_stay_together_in_groups_that_are_announced_in_time():
     for epoch in (0, 1):
         for at in range(0, size, 8):
             stop = min(at + 8, size)
-            ahead = order.ahead(epoch, at, stop)
+            ahead = order.blocks_ahead(epoch, at, stop)
             assert set(ahead) <= blocks
             announced |= set(ahead)
             samples = order.samples(epoch, at, stop)

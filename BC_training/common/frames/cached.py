@@ -16,7 +16,7 @@ import platformdirs
 from jaxtyping import Int, UInt8
 
 from BC_training.common.episodes import Episodes
-from BC_training.common.frames.base import GIB, FrameStore
+from BC_training.common.frames.base import GIB, FrameStore, JoinedFrames
 from BC_training.common.frames.buffer_pool import BufferPool
 from BC_training.common.frames.decode import decode
 from BC_training.common.types import Problem
@@ -42,8 +42,8 @@ class CachedFrames(FrameStore):
         return np.take(self._frames, rows, axis=0, out=out, mode="clip")
 
 
-def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[CachedFrames, list[Problem]]:
-    """Opens the cache of a dataset, or decodes the dataset into it.
+def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[FrameStore, list[Problem]]:
+    """Opens the cache of each dataset, or decodes the dataset into it.
 
     Returns:
         The frames, and what is wrong with the episodes that have none among them.
@@ -51,9 +51,22 @@ def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[CachedFrame
     Raises:
         UserError: a frame can't be read now, or the cache can't be written.
     """
+    stores, sizes, problems = [], [], []
+    for part in episodes.parts:
+        frames, missing = _load(part, cache_dir, threads)
+        stores.append(CachedFrames(frames))
+        sizes.append(len(frames))
+        problems.append(missing)
+    store = stores[0] if len(stores) == 1 else JoinedFrames(stores, sizes)
+    return store, episodes.gather(problems)
+
+
+def _load(
+    episodes: Episodes, cache_dir: Path, threads: int
+) -> tuple[UInt8[np.ndarray, "N H W C"], list[Problem]]:
     folder = _folder(episodes, cache_dir)
     try:
-        if not is_complete(episodes, cache_dir) or not _is_sound(folder, episodes):
+        if not (folder / "done.jsonl").is_file() or not _is_sound(folder, episodes):
             _write(episodes, folder, threads)
     except DataError as error:
         raise UserError(f"{error} What is decoded so far is kept in {folder}.") from error
@@ -65,7 +78,7 @@ def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[CachedFrame
         ) from error
     problems = _read_journal(folder / "done.jsonl").problems
     shape = (episodes.without(problems).ticks, *episodes.image_shape)
-    return CachedFrames(np.memmap(folder / "frames.u8", np.uint8, "r", shape=shape)), problems
+    return np.memmap(folder / "frames.u8", np.uint8, "r", shape=shape), problems
 
 
 def default_folder() -> Path | None:
@@ -78,9 +91,9 @@ def default_folder() -> Path | None:
 
 
 def is_complete(episodes: Episodes, cache_dir: Path) -> bool:
-    """Whether all frames of a dataset are decoded there."""
+    """Whether all frames of each dataset are decoded there."""
     # The journal gets this name when the frames are all written.
-    return (_folder(episodes, cache_dir) / "done.jsonl").is_file()
+    return all((_folder(part, cache_dir) / "done.jsonl").is_file() for part in episodes.parts)
 
 
 def is_writable(cache_dir: Path) -> bool:
@@ -94,8 +107,9 @@ def is_writable(cache_dir: Path) -> bool:
 
 
 def room_for(episodes: Episodes, cache_dir: Path) -> int:
-    """Bytes that a dataset's cache may have there, those that it has already included."""
-    return _free_disk(cache_dir) + _size(_folder(episodes, cache_dir) / "frames.u8")
+    """Bytes that the datasets' caches may have there, those that they have already included."""
+    own = sum(_size(_folder(part, cache_dir) / "frames.u8") for part in episodes.parts)
+    return _free_disk(cache_dir) + own
 
 
 def _folder(episodes: Episodes, cache_dir: Path) -> Path:
