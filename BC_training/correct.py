@@ -1,8 +1,9 @@
 """A checkpoint fights, and somebody who knows better corrects it: a dataset to train on further.
 
     uv run -m BC_training.correct --checkpoint checkpoints/demo --env boss_arena:BossArena-v0 \\
-        --out corrections.zarr --expert --fights 16
+        --out corrections.zarr
 
+You take over at a page in a browser; with --expert, the environment's expert judges every tick.
 Episode i depends on `seed + i` alone: a run that is stopped continues when repeated.
 """
 
@@ -15,8 +16,9 @@ import tyro
 
 from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
-from BC_training.play.corrections import CorrectedFight, ExpertSetup, correct_by_expert
+from BC_training.play.corrections import CorrectedFight, CorrectionSetup, correct_by_expert
 from BC_training.play.fights import FightSetup, choose_environment, choose_workers
+from BC_training.play.takeover import correct_at_page
 from gameplay_pipeline.environments.adapter import AdapterFlag
 from gameplay_pipeline.environments.play import Failure
 from gameplay_pipeline.plumbing import command
@@ -33,14 +35,17 @@ def correct(
     out: Path,
     env: str | None = None,
     expert: bool = False,
-    share: float = 0.0,
+    share: float | None = None,
     fights: int = 16,
     seed: int = 500_000,
     workers: int | None = None,
     instruction: str | None = None,
     adapter: AdapterFlag | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8017,
 ) -> int:
-    """Records fights of a checkpoint with what should have been pressed at each tick.
+    """Records fights of a checkpoint with what should have been pressed: where you take over, at a
+    page in a browser, or where an expert says so.
 
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.
@@ -48,17 +53,22 @@ def correct(
         env: a Gymnasium id such as boss_arena:BossArena-v0; by default the one that the
             checkpoint's configuration names, if it is one of the project's simulated ones.
         expert: the environment's expert judges every tick while the checkpoint drives (DAgger).
-        share: share of the ticks, in stretches of one to three seconds, that the expert drives.
+        share: share of the ticks, in stretches of one to three seconds, that the expert drives;
+            none by default.
         fights: that the dataset shall have.
         seed: seed of the first fight, the next is one higher; far from those of recordings and of
             rollouts.
         workers: processes that fight at the same time, by default one a core.
         instruction: how to play, for models that read it.
         adapter: what the environment doesn't say about itself, as JSON; by default as in rollout.
+        host: address of the page. Any but this machine's own loopback needs a token, which is then
+            part of the address that is printed.
+        port: port of the page; 0 for any that is free.
     """
-    if not expert:
-        raise UserError("--expert: missing; so far only an environment's expert can correct")
-    if not 0 <= share <= 1:
+    for name, value in (("share", share), ("workers", workers)):
+        if value is not None and not expert:
+            raise UserError(f"--{name}: only with --expert; a person has one fight at a time")
+    if share is not None and not 0 <= share <= 1:
         raise UserError(f"--share: {share:g} is no share between 0 and 1")
     for name, value in (("fights", fights), ("workers", workers)):
         if value is not None and value < 1:
@@ -66,11 +76,12 @@ def correct(
     folder = checkpoints.locate(checkpoint)
     env_id, offered = choose_environment(read_bundle(folder).config.environment, env)
     fought = FightSetup(folder, env_id, adapter or offered)
-    _by_expert(ExpertSetup(fought, out, seed, share, instruction), fights, workers)
+    setup = CorrectionSetup(fought, out, seed, (share or 0.0) if expert else None, instruction)
+    _record(setup, fights, workers, host, port)
     return 0
 
 
-def _by_expert(setup: ExpertSetup, fights: int, workers: int | None) -> None:
+def _record(setup: CorrectionSetup, fights: int, workers: int | None, host: str, port: int) -> None:
     """Records the fights that a dataset lacks, and prints what they came to."""
     with contextlib.closing(setup.make_env()) as env:
         info = setup.info(env)
@@ -78,7 +89,10 @@ def _by_expert(setup: ExpertSetup, fights: int, workers: int | None) -> None:
     with sole_writer(setup.dataset):
         done = open_dataset(setup.dataset, info, 3)
         pending = [number for number in range(fights) if number not in done]
-        results = correct_by_expert(setup, info, pending, 0 if workers == 1 else workers)
+        if setup.share is None:
+            results = correct_at_page(setup, info, pending, host, port)
+        else:
+            results = correct_by_expert(setup, info, pending, 0 if workers == 1 else workers)
         # Closed before anything is discarded: until then its processes write.
         with contextlib.closing(results):
             had = list(track(results, "Correcting fights", fights, len(done)))
@@ -91,16 +105,23 @@ def _by_expert(setup: ExpertSetup, fights: int, workers: int | None) -> None:
         )
 
 
-def _tell(setup: ExpertSetup, had: Sequence[CorrectedFight]) -> None:
+def _tell(setup: CorrectionSetup, had: Sequence[CorrectedFight]) -> None:
     print(f"{setup.dataset}: {len(had)} fights more")
     if not had:
         return
     ticks = sum(fight.ticks for fight in had)
     told = [fight.won for fight in had if fight.won is not None]
+    driven = sum(fight.driven for fight in had) / ticks
+    differing = sum(fight.differing for fight in had) / ticks
     print(
-        f"{ticks:,} ticks; the expert drove at {sum(f.driven for f in had) / ticks:.1%} of them, "
-        f"and would have pressed otherwise than the policy at "
-        f"{sum(f.differing for f in had) / ticks:.1%}"
+        f"{ticks:,} ticks; "
+        + (
+            f"you drove at {driven:.1%} of them, and pressed otherwise than the policy would have"
+            if setup.share is None
+            else f"the expert drove at {driven:.1%} of them, and would have pressed otherwise than "
+            "the policy"
+        )
+        + f" at {differing:.1%}"
         + (f"; {sum(told)} of {len(told)} fights won" if told else "")
     )
 

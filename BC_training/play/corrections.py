@@ -18,7 +18,7 @@ from jaxtyping import Bool
 from BC_training.play.fights import FightSetup, make_env
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import Environment, Player
-from gameplay_pipeline.environments.play import Failure, play
+from gameplay_pipeline.environments.play import Failure, Outcome, play
 from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
 from gameplay_pipeline.environments.stretches import Stretches
 from gameplay_pipeline.plumbing.errors import UserError
@@ -100,15 +100,16 @@ class CorrectedFight(NamedTuple):
     """None where the environment doesn't say."""
 
 
-class ExpertSetup(NamedTuple):
-    """What all fights have in common that an environment's expert corrects."""
+class CorrectionSetup(NamedTuple):
+    """What all corrected fights have in common."""
 
     fights: FightSetup
     dataset: Path
     seed: int
     """Episode i is fought with this plus i."""
-    share: float = 0.0
-    """Share of the ticks that the expert drives."""
+    share: float | None = None
+    """Share of the ticks that the environment's expert drives, who judges the others; None where a
+    person takes over."""
     instruction: str | None = None
 
     def make_env(self) -> Environment:
@@ -117,13 +118,22 @@ class ExpertSetup(NamedTuple):
         setup = self.fights
         return make_env(setup.env_id, setup.bundle(), setup.adapter, all_attributes=True)
 
+    def attributes(self, policy: Policy, seed: int) -> dict[str, Any]:
+        """Returns what an episode says of itself, besides what the environment does."""
+        told = {} if self.instruction is None else {"instruction": self.instruction}
+        return {"seed": seed, "policy": policy.bundle.config.model.name, **told}
+
     def info(self, env: Environment) -> DatasetInfo:
         """Returns what the dataset says of itself.
 
         Raises:
-            UserError: the environment has no expert.
+            UserError: the environment has no expert, or for a person no tick rate.
         """
-        if not env.has_expert:
+        if self.share is None and env.fps is None:
+            raise UserError(
+                f"{env.name} doesn't say how many ticks a second has, which a person needs to know"
+            )
+        if self.share is not None and not env.has_expert:
             raise UserError(
                 f"--expert: {env.name} brings no expert (make_expert) that could judge; without "
                 "--expert, a person can take over"
@@ -131,17 +141,17 @@ class ExpertSetup(NamedTuple):
         bundle, adapter = self.fights.bundle(), self.fights.adapter.plain()
         source = {
             "env": env.name,
-            "policy": "corrected by the expert",
+            "policy": f"corrected by {'a person' if self.share is None else 'the expert'}",
             "model": bundle.config.model.name,
             "checkpoint": str(bundle.to_json()["sha256"])[:16],
-            "share": self.share,
+            **({} if self.share is None else {"share": self.share}),
             "seed": self.seed,
         }
         return dataset_info(env, {**source, **({"adapter": adapter} if adapter else {})})
 
 
 def correct_by_expert(
-    setup: ExpertSetup, info: DatasetInfo, numbers: Sequence[int], workers: int
+    setup: CorrectionSetup, info: DatasetInfo, numbers: Sequence[int], workers: int
 ) -> Generator[CorrectedFight | Failure]:
     """Yields what comes of each fight as it is recorded, in no order.
 
@@ -168,7 +178,7 @@ def correct_by_expert(
 
 @contextlib.contextmanager
 def _corrector(
-    setup: ExpertSetup, info: DatasetInfo
+    setup: CorrectionSetup, info: DatasetInfo
 ) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
     """Gives what has one fight after another corrected, with one policy and one environment."""
     policy = setup.fights.policy()
@@ -186,29 +196,37 @@ def _corrector(
 
 
 def _record(
-    env: Environment, policy: Policy, setup: ExpertSetup, seed: int, writer: EpisodeWriter
+    env: Environment, policy: Policy, setup: CorrectionSetup, seed: int, writer: EpisodeWriter
 ) -> CorrectedFight:
     """Has a fight corrected, and records it. What the environment or its expert raises comes
     through; then nothing is recorded."""
+    assert setup.share is not None
     stretches = Stretches(setup.share, EXPERT_TICKS, np.random.default_rng([seed, 4]))
     player = JudgedPlayer(policy, env.make_expert, stretches, setup.instruction)
     judgements: list[Bool[np.ndarray, "A"]] = []
     observers = (writing(writer), lambda tick: judgements.append(tick.chosen))
     outcome = play(env, player.begin, seed, observers, player.drive)
-    corrections = player.corrections()
-    told = {} if setup.instruction is None else {"instruction": setup.instruction}
-    attributes = {"seed": seed, "policy": policy.bundle.config.model.name, JUDGED: "all", **told}
-    writer.finish({**storable(outcome.info), **attributes}, corrections=corrections)
+    attributes = {**setup.attributes(policy, seed), JUDGED: "all"}
+    writer.finish({**storable(outcome.info), **attributes}, corrections=player.corrections())
+    return summarize_fight(outcome, np.stack(judgements), player.corrections())
+
+
+def summarize_fight(
+    outcome: Outcome,
+    actions: Bool[np.ndarray, "N A"],
+    corrections: Mapping[str, Bool[np.ndarray, "..."]],
+) -> CorrectedFight:
+    """Returns what a fight came to, given what should have been pressed in it."""
     return CorrectedFight(
         ticks=outcome.ticks,
         driven=int(corrections["intervention"].sum()),
-        differing=int((np.stack(judgements) != corrections["policy_actions"]).any(axis=1).sum()),
+        differing=int((actions != corrections["policy_actions"]).any(axis=1).sum()),
         won=outcome.info["outcome"] == "won" if "outcome" in outcome.info else None,
     )
 
 
 def _corrector_on_cpu(
-    setup: ExpertSetup, info: DatasetInfo
+    setup: CorrectionSetup, info: DatasetInfo
 ) -> contextlib.AbstractContextManager[Callable[[int], CorrectedFight | Failure]]:
     # The accelerator may be lent to one process only.
     jax.config.update("jax_platforms", "cpu")

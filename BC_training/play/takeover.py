@@ -1,13 +1,22 @@
 """A policy plays until a person presses something, and again once the person presses nothing."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
+from BC_training.play.corrections import CorrectedFight, CorrectionSetup, summarize_fight
 from BC_training.play.policy import Policy
+from gameplay_pipeline.environments.adapter import Environment
 from gameplay_pipeline.environments.person import Person, Shown
+from gameplay_pipeline.environments.play import Failure, play
+from gameplay_pipeline.environments.recorder import storable, writing
+from gameplay_pipeline.page.desk import Desk
+from gameplay_pipeline.page.person import PagePerson
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, discard_episode
+from ranni_player.environment import KeptEnvironment
 
 SILENCE_S = 0.7
 """Seconds without a key after which the policy has the buttons again."""
@@ -16,60 +25,129 @@ SILENCE_S = 0.7
 class Takeover:
     """A policy and a person at the same buttons, as the play loop knows players.
 
-    Whatever the person holds is pressed at once, and nothing else. What is pressed is what should
-    be where the person drove (`intervention`); the moment of silence before the policy drives again
-    is not: it says who drives, not what to do.
+    What the person holds is pressed at once, and nothing else: the policy's buttons are released.
+    The moment of silence before the policy drives again is no intervention: it says who drives, not
+    what to press.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        person: Person,
-        fps: float,
-        instruction: str | None = None,
-        seed: int = 0,
-    ):
-        """Takes both for one fight at a time.
+    def __init__(self, policy: Policy, person: Person, fps: float, instruction: str | None = None):
+        """Takes both for one fight.
 
         Args:
             policy: goes on deciding while the person drives, and is told what was pressed.
-            person: sees each tick and what the policy makes of it.
+            person: sees each tick, and what the policy makes of it.
             fps: ticks a second.
             instruction: how the policy is to play.
-            seed: seed of the policy's decisions.
         """
-        self._policy, self._person = policy, person
-        self._instruction, self._seed = instruction, seed
+        self._policy, self._person, self._instruction = policy, person, instruction
         self._silence = max(1, round(SILENCE_S * fps))
-        self._actions = len(policy.bundle.spec.actions)
+        self._nothing = np.zeros(len(policy.bundle.spec.actions), bool)
+
+    def begin(self, seed: int) -> "Takeover":
+        """Gives itself, with this seed of the policy's decisions."""
+        self._seed = seed
+        return self
 
     def reset(self) -> None:
+        """Forgets the fight so far; the policy drives."""
         self._policy.reset(self._instruction, self._seed)
-        self._pressed = np.zeros(self._actions, bool)
         self._silent = self._silence
-        self._policy_actions: list[Bool[np.ndarray, "A"]] = []
+        self._decided: list[Bool[np.ndarray, "A"]] = []
+        self._pressed: list[Bool[np.ndarray, "A"]] = []
         self._intervention: list[bool] = []
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
+        """Returns what the person holds, or else what the policy decides."""
         drove = self._silent < self._silence
-        decision = self._policy.act(observation, self._pressed if drove else None)
-        shown = Shown(self._pressed, drove, decision.probabilities)
-        held = self._person.choose(observation, shown)
-        self._policy_actions.append(decision.pressed)
+        before = self._pressed[-1] if self._pressed else None
+        decision = self._policy.act(observation, before)
+        pressed = self._nothing if before is None else before
+        held = self._person.choose(observation, Shown(pressed, drove, decision.probabilities))
+        if held.any() and drove:  # the silence was a pause for breath
+            first = len(self._intervention) - self._silent
+            self._intervention[first:] = [True] * self._silent
+        self._silent = 0 if held.any() else self._silent + 1
+        self._decided.append(decision.pressed)
         self._intervention.append(bool(held.any()))
-        if held.any():
-            if drove:  # the silence was a pause for breath
-                for tick in range(self._silent):
-                    self._intervention[-2 - tick] = True
-            self._silent = 0
-        else:
-            self._silent += 1
-        self._pressed = held if self._silent < self._silence else decision.pressed
-        return self._pressed
+        self._pressed.append(held if self._silent < self._silence else decision.pressed)
+        return self._pressed[-1]
 
     def corrections(self) -> dict[str, Bool[np.ndarray, "..."]]:
-        """The fight's `policy_actions` [N, A] and `intervention` [N], as a dataset holds them."""
+        """Returns the fight's `policy_actions` [N, A] and `intervention` [N], as a dataset holds
+        them: outside of interventions, the former is what was pressed."""
+        intervention = np.array(self._intervention)
+        decided, pressed = np.stack(self._decided), np.stack(self._pressed)
         return {
-            "policy_actions": np.stack(self._policy_actions),
-            "intervention": np.array(self._intervention),
+            "policy_actions": np.where(intervention[:, None], decided, pressed),
+            "intervention": intervention,
         }
+
+    def actions(self) -> Bool[np.ndarray, "N A"]:
+        """Returns what was pressed at each tick."""
+        return np.stack(self._pressed)
+
+
+def correct_at_page(
+    setup: CorrectionSetup, info: DatasetInfo, numbers: Sequence[int], host: str, port: int
+) -> Generator[CorrectedFight | Failure]:
+    """Has the policy fight at a page where a person can take over, until the person or Ctrl-C ends
+    it; yields what comes of each recorded fight.
+
+    Args:
+        setup: policy, environment and dataset, which `store.writer.open_dataset` has prepared.
+        info: what the dataset says of itself.
+        numbers: of the episodes.
+        host: address of the page.
+        port: its port; 0 for any that is free.
+
+    Raises:
+        UserError: the environment can't be made, or nothing can listen there.
+    """
+    from gameplay_pipeline.page.fights import fights_by_hand  # the page's server takes a while
+    from gameplay_pipeline.page.server import Greeting, serve_page
+
+    assert info.fps is not None
+    task = f"correcting {setup.fights.bundle().config.model.name}, into {setup.dataset.name}"
+    fights = max(numbers, default=-1) + 1
+    greeting = Greeting(setup.fights.env_id, task, info.keys, info.fps, fights, has_policy=True)
+    desk = Desk(len(info.keys))
+    with (
+        _corrector(setup, info, lambda env: PagePerson(desk, env)) as have,
+        serve_page(desk, greeting, host, port) as address,
+    ):
+        print(f"take over at {address} (fights that are over are kept; Ctrl-C ends it)", flush=True)
+        yield from fights_by_hand(
+            desk, numbers, have, lambda number: discard_episode(setup.dataset, number)
+        )
+
+
+@contextlib.contextmanager
+def _corrector(
+    setup: CorrectionSetup, info: DatasetInfo, make_person: Callable[[Environment], PagePerson]
+) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
+    """Gives what has one fight after another and records it."""
+    policy = setup.fights.policy()
+    name = policy.bundle.config.model.name
+    with KeptEnvironment(setup.make_env) as kept:
+
+        def have(number: int) -> CorrectedFight | Failure:
+            seed = setup.seed + number
+
+            def fight(env: Environment) -> CorrectedFight:
+                assert info.fps is not None
+                person = make_person(env)
+                player = Takeover(policy, person, info.fps, setup.instruction)
+                with EpisodeWriter(setup.dataset, number, info, 3) as writer:
+                    outcome = play(env, player.begin, seed, [writing(writer)])
+                    attributes = {**setup.attributes(policy, seed), **person.rate()}
+                    writer.finish(
+                        {**storable(outcome.info), **attributes},
+                        timestamps=person.timestamps(),
+                        corrections=player.corrections(),
+                    )
+                person.show_end(outcome)
+                return summarize_fight(outcome, player.actions(), player.corrections())
+
+            return kept.attempt(fight, name, seed)
+
+        yield have

@@ -1,7 +1,7 @@
 """A person who plays: at a page in a browser, or at this machine's keyboard."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +18,7 @@ class Shown(NamedTuple):
     """What the policy decides from at this tick, where one plays."""
 
 
+@runtime_checkable
 class Person(Protocol):
     """Somebody who can press buttons."""
 

@@ -30,8 +30,9 @@ def fights_by_hand(
         What came of each fight, once the person leaves it as it is.
     """
     won = lost = kept = 0
-    request = desk.wait()
+    request = ""
     for number in numbers:
+        request = request or desk.wait()
         while request == "start":
             desk.show(fight=number, tick=0, late=0, outcome=None)
             try:

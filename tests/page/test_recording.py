@@ -1,6 +1,5 @@
 """Fights that a person has at the page: what is kept of them, and at which rate."""
 
-import socket
 import threading
 import time
 
@@ -14,15 +13,14 @@ from gameplay_pipeline.page.desk import Desk
 from gameplay_pipeline.page.person import PagePerson
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.record import RecordConfig, record
-from tests.support.page_client import follow_in_thread
+from tests.support.page_client import follow_in_thread, free_port
 
 TOY = "tests.support.toy_env:Toy-v0"
 
 
 def record_with(out, script, **settings):
     """Records fights of a script at the page."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     thread = follow_in_thread(f"http://127.0.0.1:{port}/", script)
     record(
         RecordConfig(
@@ -92,6 +90,7 @@ def test_a_session_goes_on_where_the_last_one_ended(tmp_path):
     record_with(out, Script("start", "start", "finish"), episodes=3)
     assert (out / "episode_0" / "zarr.json").read_bytes() == first
     assert len(list(out.glob("episode_*"))) == 3
+    record(RecordConfig(out=out, env=TOY, policy="human", resolution="40x30", episodes=3, port=0))
 
 
 def test_what_a_person_can_not_have_is_refused(tmp_path):

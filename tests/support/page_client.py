@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 import aiohttp
 
 Script = Callable[[dict[str, Any]], list[dict[str, Any]] | None]
+
+
+def free_port() -> int:
+    """A port that nothing listened at a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 async def statuses(connection: aiohttp.ClientWebSocketResponse):
