@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,7 +20,7 @@ def free_port() -> int:
 
 @dataclasses.dataclass(frozen=True)
 class VirtualHosts:
-    """The processes of one training, and what they say."""
+    """The processes of one training, and what they say. A context manager that leaves none."""
 
     processes: list[subprocess.Popen[bytes]]
     files: list[Path]
@@ -39,6 +39,11 @@ class VirtualHosts:
         """What a host has printed, errors included."""
         return self.files[host].read_text(errors="replace")
 
+    @property
+    def all_said(self) -> str:
+        """What each host has printed, one below the other."""
+        return "\n".join(f"--- {n}\n{self.said(n)}" for n in range(len(self.files)))
+
     def wait(self, seconds: float) -> bool:
         """Waits for the end of all; whether it came within so many seconds."""
         until = time.monotonic() + seconds
@@ -46,8 +51,10 @@ class VirtualHosts:
             time.sleep(0.02)
         return not self.are_running
 
-    def kill(self) -> None:
-        """Ends what runs on."""
+    def __enter__(self) -> "VirtualHosts":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
@@ -55,22 +62,20 @@ class VirtualHosts:
 
 def start(
     folder: Path,
-    flags: Mapping[str, object],
+    program: Sequence[str],
     *,
     hosts: int,
     devices: int,
     port: int | None = None,
-    program: str = "BC_training.train",
 ) -> VirtualHosts:
-    """Starts a training, which goes on from an earlier one.
+    """Starts a process for each host.
 
     Args:
         folder: where compiled programs, and what the hosts say, are kept.
-        flags: keys of the configuration.
+        program: a module and its arguments, to which those are added that say where a host stands.
         hosts: processes.
         devices: of each.
-        port: at which they meet.
-        program: the module that trains.
+        port: at which they meet; one that is free if not given.
     """
     environment = {
         **os.environ,
@@ -80,21 +85,22 @@ def start(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
-    place = {"system.coordinator": f"127.0.0.1:{port or free_port()}"}
-    place |= {"system.process_count": str(hosts)}
-    command = [sys.executable, "-m", program, "--config", "configs/pure_cnn.yaml", "--resume"]
+    address = f"127.0.0.1:{port or free_port()}"
     processes, files = [], []
     for rank in range(hosts):
-        keys = dict(flags)
+        command = [sys.executable, "-m", *program]
         if hosts > 1:
-            keys |= {**place, "system.process_id": rank}
-        arguments = [part for key, value in keys.items() for part in (f"--{key}", str(value))]
+            place = {"coordinator": address, "process_count": hosts, "process_id": rank}
+            command += as_flags({f"system.{key}": value for key, value in place.items()})
         file = folder / f"said.{rank}"
         with file.open("wb") as out:
             processes.append(
-                subprocess.Popen(
-                    [*command, *arguments], cwd=ROOT, env=environment, stdout=out, stderr=out
-                )
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=out)
             )
         files.append(file)
     return VirtualHosts(processes, files)
+
+
+def as_flags(values: Mapping[str, object]) -> list[str]:
+    """Values by their keys as a command line has them."""
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]

@@ -339,7 +339,7 @@ class SystemConfig(Section):
     says."""
     process_id: Annotated[int | None, FREE] = Field(default=None, ge=0)
     """Which of them this host is; 0 is the one that prints, logs and writes."""
-    meeting_s: Annotated[float, FREE] = Field(default=50.0, gt=0)
+    meeting_s: Annotated[float, FREE] = Field(default=30.0, gt=0)
     """Seconds that hosts wait for one another at the beginning: one that dies before it has come is
     missed only then. More where they start one by one, as containers may."""
 

@@ -23,7 +23,7 @@ class Place:
     """HOST:PORT of host 0."""
     count: int
     rank: int
-    patience_s: float = 50.0
+    patience_s: float = 30.0
     """Seconds that it waits for the others."""
 
 

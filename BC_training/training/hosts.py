@@ -127,7 +127,7 @@ def join(system: SystemConfig) -> Iterator[Hosts]:
             silence = stack.enter_context(Path(os.devnull).open("w"))
             stack.enter_context(contextlib.redirect_stdout(silence))
         together = Together(place, connect(place))
-        replace_aborts(together.status_of_abort)
+        replace_aborts(together.explain_abort)
         try:
             together.meet()
             _initialize_jax(place, together)
@@ -147,7 +147,8 @@ class Together(Hosts):
         self.rank, self.count = place.rank, place.count
         self._names = [""] * place.count
         self._connection = connection
-        self._answers: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
+        """Behind the last one stands None once another host has ended."""
         self._changed = threading.Condition()
         self._calls = 0
         """Of `must_stop`."""
@@ -241,13 +242,15 @@ class Together(Hosts):
         text = "interrupted" if is_interruption else str(error) or repr(error)
         self._send({"end": status, "message": text})
 
-    def status_of_abort(self) -> int | None:
+    def explain_abort(self) -> int | None:
         """With which status to end where JAX aborts; None where no host is known to have ended."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self.ended is not None or self._leaves_with is not None, timeout=2
             )
-            return self._leaves_with if self.ended is None else self.ended.status
+        if self.ended is not None:
+            self._say_end(self.ended)  # once more, below JAX's stack trace
+        return self._leaves_with if self.ended is None else self.ended.status
 
     def close(self) -> None:
         """Ends the connection, which otherwise the end of the process does."""
@@ -264,10 +267,13 @@ class Together(Hosts):
     def _take(self, patience: float = float("inf")) -> list[Any]:
         until = time.monotonic() + patience
         while time.monotonic() < until:
-            if self.ended is not None:
-                raise UserError(self.ended.message)
             with contextlib.suppress(queue.Empty):
-                return self._answers.get(timeout=0.5)
+                answer = self._answers.get(timeout=0.5)
+                if answer is not None:
+                    return answer
+                self._answers.put(None)
+                assert self.ended is not None
+                raise UserError(self.ended.message)
         missing = ", ".join(f"host {rank}" for rank in self._missing)
         raise UserError(
             f"{missing} did not come within {patience:g} s (system.meeting_s), of {self.count} "
@@ -311,12 +317,16 @@ class Together(Hosts):
                 return
             self.ended = end
             # Here and at once: JAX may end this process before anything else can be said.
-            prefix = "" if end.status == INTERRUPTED else "error: "
-            print(f"{prefix}{end.message}", file=sys.stderr, flush=True)
+            self._say_end(end)
             self._changed.notify_all()
+        self._answers.put(None)
         _thread.interrupt_main()
         # In a collective, the main thread hears nothing.
         leave_after(GRACE_S, self._leave_by_force)
+
+    def _say_end(self, end: End) -> None:
+        prefix = "" if end.status == INTERRUPTED else "error: "
+        print(f"{prefix}{end.message}", file=sys.stderr, flush=True)
 
     def _leave_by_force(self) -> None:
         if self.ended is not None and self._leaves_with is None:

@@ -2,15 +2,21 @@
 
 import dataclasses
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import numpy as np
 import pytest
+import zarr
 
 from BC_training.common import config_file
 from BC_training.common.config import SystemConfig
+from BC_training.common.dataset import open_data
 from BC_training.training import hosts, same_run
 from BC_training.training.host_place import Place, connect, find_place, listen
 from BC_training.training.hosts import Together
@@ -205,6 +211,35 @@ def test_folders_that_are_not_shared_are_named(tmp_path, monkeypatch):
     for outcome in side_by_side(look, 3):
         assert f"training.checkpoint_dir: {tmp_path}" in str(outcome)
         assert " on host 2 (" in str(outcome)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("rate", r"training.learning_rate: 0.2, on host 0 \(.*\) 0.1"),
+        ("revision", r"code revision: 'b', on host 0 \(.*\) 'a'"),
+        ("actions", r"dataset: "),
+        ("frames", r"dataset, some of its frames: "),
+    ],
+)
+def test_what_a_host_has_otherwise_is_named(tmp_path, monkeypatch, what, message):
+    path = make_dataset(tmp_path / "0.zarr").path
+    other = shutil.copytree(path, tmp_path / "1.zarr")
+    for array in map(zarr.open_array, other.glob(f"episode_*/{what}")):
+        array[:] = 1 - np.asarray(array[:])
+    of_host = threading.local()
+    monkeypatch.setattr(same_run, "revision", lambda: of_host.revision)
+
+    def compare(host):
+        of_host.revision = "ab"[host.rank if what == "revision" else 0]
+        rate = 0.1 + (what == "rate") * 0.1 * host.rank
+        raw = configured(tmp_path, path, "run", "pure_cnn", learning_rate=rate)
+        same_run.require_same_program(config_file.validate(raw, "the test"), host)
+        raw["dataset"]["path"] = str(tmp_path / f"{host.rank}.zarr")
+        same_run.require_same_data(open_data(config_file.validate(raw, "the test")), host)
+
+    for outcome in side_by_side(compare, 2):
+        assert re.match(rf"host 1 \(.*\) differs from the first:\n  {message}", str(outcome))
 
 
 def wait_for_step(folder, step, processes):

@@ -1,0 +1,186 @@
+"""One device, eight, two hosts of four, four hosts of two: the same samples, losses and parameters.
+And a run that goes on from each of them to the next equals one that was never stopped.
+
+    uv run python -m benchmarks.same_result
+
+Devices are virtual and hosts are processes, all on this machine's CPU. Trains shipped
+configurations on recorded fights at 64x36 for 50 steps, prints a table, and writes
+benchmarks/results/same_result.json. Exits with 1 where a bound is missed.
+
+How far two trainings may come apart by rounding alone is measured beside: on one device, with every
+parameter changed by a few parts in ten million before the first step.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+from flax import nnx
+
+from BC_training.checkpoints import store
+from BC_training.checkpoints.state import flatten
+from BC_training.common import console
+from benchmarks import shared
+from benchmarks.host_faults import record
+from benchmarks.virtual_hosts import start
+
+LOSSES, PARAMETERS = 1e-5, 1e-4
+"""By how much losses and parameters may differ."""
+
+EPOCHS, EPISODES, BATCH = 5, 6, 16
+"""50 steps: 4 of 6 fights of 40 ticks are trained on."""
+
+ROUNDING = 1e-7
+"""Share of itself by which a parameter is disturbed; a float32 holds 6e-8."""
+
+
+class Layout(NamedTuple):
+    """So many hosts with so many devices each."""
+
+    hosts: int
+    devices: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.hosts} x {self.devices}"
+
+
+ONE = Layout(1, 1)
+OTHERS = (Layout(1, 8), Layout(2, 4), Layout(4, 2))
+CHANGES = (Layout(2, 4), Layout(1, 1), Layout(1, 8), Layout(2, 2), Layout(2, 4))
+"""Where a run goes on, an epoch on each."""
+
+CASES = {
+    "pure_cnn": {
+        "training.augmentation.shift": 0.1, "training.augmentation.noise": 0.2,
+        "training.augmentation.brightness": 0.2, "training.ema_decay": 0.9,
+    },
+    "temporal_transformer": {"training.accumulation": 2},
+    "vla": {"dataset.instruction": "press what is bright"},
+}  # fmt: skip
+"""Configurations, and what they are trained with besides. pure_cnn has batch norm."""
+
+
+def _job(folder: Path, kind: str, name: str, rate: float, epochs: int = EPOCHS) -> dict[str, Any]:
+    flags = {
+        "dataset.path": folder / "d.zarr", "dataset.cache_dir": folder / "cache",
+        "dataset.train_ratio": 0.7, "dataset.val_ratio": 0.3, "training.batch_size": BATCH,
+        "training.checkpoint_dir": _run(folder, kind, name, rate), "training.num_epochs": epochs,
+        "training.learning_rate": rate, "training.lr_schedule.type": "constant",
+        "training.lr_schedule.warmup_epochs": 0, "logging.log_every_n_steps": 1,
+        "evaluation.eval_every_n_epochs": 100, "training.save_every_n_epochs": 100, **CASES[name],
+    }  # fmt: skip
+    return {"config": f"configs/{name}.yaml", "flags": {k: str(v) for k, v in flags.items()}}
+
+
+def _run(folder: Path, kind: str, name: str, rate: float) -> Path:
+    return folder / kind.replace(" ", "") / f"{name}-{rate:g}"
+
+
+def _train(folder: Path, layout: Layout, jobs: Sequence[dict[str, Any]]) -> None:
+    file = folder / "jobs.json"
+    file.write_text(json.dumps(jobs))
+    program = ["benchmarks.traced_training", str(file)]
+    with start(folder, program, hosts=layout.hosts, devices=layout.devices) as hosts:
+        if not hosts.wait(3600) or any(hosts.statuses):
+            raise SystemExit(f"{layout.name}: {hosts.statuses}\n{hosts.all_said}")
+    print(f"{layout.name}: {len(jobs)} trainings", flush=True)
+
+
+def _order(run: Path) -> dict[int, dict[str, int]]:
+    """The samples of each step, by their rows of the batch."""
+    order: dict[int, dict[str, int]] = {}
+    for file in run.glob("order.*.jsonl"):
+        for line in file.read_text().splitlines():
+            entry = json.loads(line)
+            order.setdefault(entry["step"], {}).update(entry["rows"])
+    return order
+
+
+def _losses(run: Path) -> list[float]:
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [row["train/loss"] for row in rows if "train/loss" in row]
+
+
+def _parameters(run: Path) -> dict[str, np.ndarray]:
+    newest = max(
+        (folder for folder in run.iterdir() if folder.name.isdigit()), key=lambda f: int(f.name)
+    )
+    return {k: np.asarray(v) for k, v in flatten(nnx.state(store.load_model(newest)[1])).items()}
+
+
+def _compare(one: Path, other: Path) -> dict[str, Any]:
+    losses = np.array([_losses(run) for run in (one, other)])
+    first, second = _parameters(one), _parameters(other)
+    apart = {key: float(np.abs(first[key] - second[key]).max()) for key in first}
+    worst = max(apart, key=lambda key: apart[key])
+    return {
+        "steps": losses.shape[1], "same_order": _order(one) == _order(other),
+        "losses": float(np.abs(losses[0] - losses[1]).max()),
+        "parameters": apart[worst], "where": worst,
+        "beyond": {key: value for key, value in apart.items() if value > PARAMETERS},
+    }  # fmt: skip
+
+
+def _train_all(folder: Path, rates: Sequence[float]) -> None:
+    cases = [(name, rate) for name in CASES for rate in rates]
+    changed = [("pure_cnn", rate) for rate in rates]
+
+    def jobs(kind: str) -> list[dict[str, Any]]:
+        return [_job(folder, kind, name, rate) for name, rate in cases]
+
+    disturbed = [{**job, "disturb": ROUNDING} for job in jobs("disturbed")]
+    _train(folder, ONE, jobs(ONE.name) + disturbed)
+    for layout in OTHERS:
+        _train(folder, layout, jobs(layout.name))
+    for epoch, layout in enumerate(CHANGES, 1):
+        _train(folder, layout, [_job(folder, "changed", *case, epoch) for case in changed])
+
+
+def main(rates: tuple[float, ...] = (2e-4, 1e-3), keep: bool = True) -> int:
+    """Trains everywhere and compares with one device.
+
+    Args:
+        rates: learning rates; 1e-3 is the default of the shipped configurations.
+        keep: whether the result is written.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        record(folder, EPISODES)
+        _train_all(folder, rates)
+        for name in CASES:
+            for rate in rates:
+                one = _run(folder, ONE.name, name, rate)
+                kinds = ["disturbed", *(layout.name for layout in OTHERS)]
+                if name == "pure_cnn":
+                    kinds.append("changed")
+                for kind in kinds:
+                    figures = _compare(one, _run(folder, kind, name, rate))
+                    rows.append({"model": name, "learning_rate": rate, "layout": kind, **figures})
+    table = console.make_table(f"against one device, after {EPOCHS * 10} steps of {BATCH} samples")
+    columns = ("model", "learning_rate", "layout", "same_order", "losses", "parameters")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        values = (row[column] for column in columns)
+        table.add_row(*(f"{v:.1e}" if isinstance(v, float) else str(v) for v in values))
+    console.make_console().print(table)
+    if keep:
+        (shared.RESULTS / "same_result.json").write_text(
+            json.dumps({**shared.machine(), "rows": rows}, indent=2) + "\n"
+        )
+    measured = [row for row in rows if row["layout"] != "disturbed"]
+    return 0 if all(
+        row["same_order"] and row["losses"] <= LOSSES and row["parameters"] <= PARAMETERS
+        for row in measured
+    ) else 1  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
