@@ -232,8 +232,9 @@ class Together(Hosts):
                 self.part()
             return self._leave_with(INTERRUPTED)
         if not isinstance(error, UserError | OSError | KeyboardInterrupt):
-            # A collective fails where another host has died: who that was will be known.
-            with self._changed:
+            # A collective fails where another host has died: who that was will be known, and then
+            # this thread is interrupted.
+            with self._changed, contextlib.suppress(KeyboardInterrupt):
                 self._changed.wait_for(lambda: self.ended is not None, timeout=5)
         status = INTERRUPTED if is_interruption else 1
         self._leave_with(status if self.ended is None else self.ended.status)
@@ -318,9 +319,9 @@ class Together(Hosts):
             self.ended = end
             # Here and at once: JAX may end this process before anything else can be said.
             self._say_end(end)
+            self._answers.put(None)
+            _thread.interrupt_main()
             self._changed.notify_all()
-        self._answers.put(None)
-        _thread.interrupt_main()
         # In a collective, the main thread hears nothing.
         leave_after(GRACE_S, self._leave_by_force)
 
