@@ -15,13 +15,13 @@ from tests.support.commands import last, records
 from tests.support.made_data import make_dataset
 from tests.support.many_hosts import configured, ends, started
 
-STEPS = 50
+STEPS = 24
+"""benchmarks/same_result.py takes more of them, with more models and layouts."""
+
 CASES = {
     "pure_cnn": {"augmentation": {"shift": 0.1, "noise": 0.2}, "ema_decay": 0.9},
     "temporal_transformer": {"accumulation": 2},
-    "vla": {},
 }
-ON_EIGHT = ("temporal_transformer", "vla")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("devices")
     data = make_dataset(root / "made.zarr").path
 
-    def job(kind, name, epochs=7, resume=False):
+    def job(kind, name, epochs=3, resume=False):
         return configured(root, data, kind, name, num_epochs=epochs, **CASES[name]), resume
 
     def train(devices, jobs, hosts=1):
@@ -40,14 +40,12 @@ def runs(tmp_path_factory):
         assert [end.status for end in done] == [0] * hosts, [end.err for end in done]
         return done
 
-    first, second = train(4, [job("hosts", "pure_cnn"), job("changed", "pure_cnn", 3)], hosts=2)
+    first, second = train(4, [job("hosts", "pure_cnn"), job("changed", "pure_cnn", 1)], hosts=2)
     assert "on 8 x cpu of 2 hosts" in first.out
     assert "epoch" not in second.out
-    (eight,) = train(
-        8, [*(job("eight", name) for name in ON_EIGHT), job("changed", "pure_cnn", 5, True)]
-    )
+    (eight,) = train(8, [job("eight", "temporal_transformer"), job("changed", "pure_cnn", 2, True)])
     assert "on 8 x cpu" in eight.out
-    train(1, [*(job("one", name) for name in CASES), job("changed", "pure_cnn", 7, True)])
+    train(1, [*(job("one", name) for name in CASES), job("changed", "pure_cnn", 3, True)])
     return root
 
 
@@ -62,7 +60,7 @@ def figures(folder, name):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*(("eight", name) for name in ON_EIGHT), ("hosts", "pure_cnn"), ("changed", "pure_cnn")],
+    [("eight", "temporal_transformer"), ("hosts", "pure_cnn"), ("changed", "pure_cnn")],
 )
 def test_devices_only_split_the_batch(runs, kind, name):
     one, other = runs / "one" / name, runs / kind / name
