@@ -63,8 +63,8 @@ class PagePerson:
         removed = outcome.info.get("boss_health_removed")
         self._desk.show(
             outcome=str(outcome.info.get("outcome", "over")),
-            removed=None if removed is None else float(removed),
-            reward=round(outcome.reward, 2),
+            removed=None if removed is None else _finite(removed),
+            reward=_finite(round(outcome.reward, 2)),
         )
 
     def timestamps(self) -> Float64[np.ndarray, "N"]:
@@ -92,6 +92,7 @@ class PagePerson:
             pressed=shown.pressed.tolist(),
             driver="you" if shown.is_person else "policy",
             probabilities=None if chances is None else np.round(chances, 3).tolist(),
+            state={name: _finite(observation[name]) for name in self._env.attribute_names},
             gauges=[self._gauge(name, full, observation) for name, full in self._gauges],
         )
 
@@ -99,11 +100,16 @@ class PagePerson:
         self, name: str, full: str | None, observation: Mapping[str, Any]
     ) -> tuple[str, float, float]:
         """A quantity's name, its value, and the largest that it can have or has had."""
-        value = float(observation[name])
+        value = _finite(observation[name])
         if full is not None:
-            return name, value, float(observation[full])
+            return name, value, _finite(observation[full])
         self._largest[name] = max(self._largest.get(name, 0.0), value)
         return name, value, self._largest[name]
+
+
+def _finite(value: Any) -> float:
+    """A number as JSON can hold it: 0 for NaN and infinity."""
+    return float(value) if np.isfinite(value) else 0.0
 
 
 def find_gauges(attributes: tuple[str, ...]) -> list[tuple[str, str | None]]:
