@@ -26,7 +26,10 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Config, bool]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config")
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--init_from")
     flags, overrides = parser.parse_known_args(arguments)
+    if flags.init_from is not None:
+        overrides += ["--training.init_from", flags.init_from]
     if flags.config is None:
         if not {"-h", "--help"} & set(overrides):
             raise UserError("--config: missing; for example --config configs/pure_cnn.yaml")

@@ -182,6 +182,9 @@ class TrainingConfig(Section):
     """Parts that a batch is worked through in, one after the other, to save memory."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What a model computes in. Parameters, losses and updates are float32 in any case."""
+    init_from: str | None = None
+    """A checkpoint, or a run's folder for its best one, with whose parameters training begins; null
+    for random ones. The architecture must be the same; a head for other actions begins anew."""
     num_epochs: Annotated[int, FREE] = Field(default=50, ge=1)
     """Passes over the training split."""
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -24,7 +24,8 @@ MAX_VALUES = 100_000
 """Values that a YAML text may have once its aliases are written out; they grow exponentially."""
 
 USAGE = """\
-usage: python -m BC_training --config FILE [--resume] [--SECTION.KEY VALUE ...]
+usage: python -m BC_training --config FILE [--resume] [--init_from CHECKPOINT]
+       [--SECTION.KEY VALUE ...]
 
 Trains a policy. The values below are those of the file; each can be overridden, with a value that
 is spelled as in YAML.

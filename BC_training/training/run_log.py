@@ -22,6 +22,7 @@ from BC_training.checkpoints.bundle import versions
 from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episodes
+from BC_training.training.run_folder import flat
 from gameplay_pipeline.plumbing.errors import UserError
 
 WANDB_TIMEOUT_S = 30
@@ -314,3 +315,12 @@ def _start_wandb(
     # The axis of every chart.
     run.define_metric("*", step_metric="step")
     return run
+
+
+def named(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a bundle's metrics as the log names them: val/..., and val_action/NAME/... of each
+    action."""
+    whole = {name: value for name, value in figures.items() if name != "actions"}
+    # A slash in an action's name would make a section of its own.
+    actions = {name.replace("/", "_"): row for name, row in figures.get("actions", {}).items()}
+    return flat({"val": whole, "val_action": actions}, "/")

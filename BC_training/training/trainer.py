@@ -33,6 +33,7 @@ from BC_training.training.run_checkpoints import RunCheckpoints
 from BC_training.training.run_folder import claimed, flat
 from BC_training.training.run_log import RunLog
 from BC_training.training.train_step import TrainStep
+from BC_training.training.warm_start import WarmStart, begin
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.progress import track
 
@@ -55,7 +56,8 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
     if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
         raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")
     folder = config.run_dir()
-    data = open_data(config)
+    start = WarmStart.load(config)
+    data = open_data(config, None if start is None else start.bundle.preprocess)
     same_run.require_same_data(data, hosts)
     if (ticks := len(data.splits["train"].targets)) < config.training.batch_size:
         raise UserError(
@@ -72,7 +74,7 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
             writes=hosts.is_first,
         )
         same_run.require_shared(folder, hosts)
-        Trainer(config, data, run, devices, resume=resume).fit()
+        Trainer(config, data, run, devices, resume=resume, start=start).fit()
     if hosts.is_first:
         _tell_best(folder)
     return folder
@@ -110,9 +112,17 @@ class Trainer:
     """One run: its state, and who trains, evaluates, saves and fights with it."""
 
     def __init__(
-        self, config: Config, data: Data, run: Checkpoints, devices: Devices, *, resume: bool
+        self,
+        config: Config,
+        data: Data,
+        run: Checkpoints,
+        devices: Devices,
+        *,
+        resume: bool,
+        start: WarmStart | None = None,
     ):
-        """Builds the model, or restores the newest checkpoint of `run` that can be read.
+        """Builds the model, or restores the newest checkpoint of `run` that can be read; `start` is
+        what a run begins with.
 
         Raises:
             UserError: the checkpoint or the pretrained weights do not fit.
@@ -128,7 +138,7 @@ class Trainer:
         self.spec = data.spec.model_copy(update={"features": self.preprocess.features()})
         model = build(config, self.spec)
         if self.resumed is None:
-            model.load_pretrained()
+            model = begin(model, start, config, self.spec)
         self.learning_rate = optimizers.schedule(training, self.steps_per_epoch)
         optimizer = optimizers.make_optimizer(training, self.learning_rate)
         self.state = init_state(config, model, optimizer, devices)
@@ -253,7 +263,7 @@ class Trainer:
             predictions = self.evaluator.predict(*self.state.eval_params())
             bundle = self._bundle(epoch, predictions)
             log.write(bundle.step, {
-                **_named(bundle.metrics or {}), "time/evaluation_s": watch.seconds()
+                **run_log.named(bundle.metrics or {}), "time/evaluation_s": watch.seconds()
             })  # fmt: skip
             if log.draws:
                 log.show(bundle.step, self.evaluator.pictures(predictions, bundle.thresholds))
@@ -359,7 +369,7 @@ class Trainer:
         best = store.locate(self.run.folder)
         bundle = read_bundle(best)
         figures = {"step": bundle.step, "epoch": bundle.epoch}
-        figures |= _named(bundle.metrics or {}) | flat({"fights": bundle.fights or {}}, "/")
+        figures |= run_log.named(bundle.metrics or {}) | flat({"fights": bundle.fights or {}}, "/")
         log.conclude({f"best/{name}": value for name, value in figures.items()})
         if config.logging.wandb_artifact:
             log.artifact(config.model.name, best, figures)
@@ -381,11 +391,3 @@ class Trainer:
             f"the loss or the update of step {bad} (epoch {bad // self.steps_per_epoch + 1}) is "
             f"not finite; {left}. Try a lower training.learning_rate, or a training.grad_clip_norm."
         )
-
-
-def _named(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """A bundle's metrics as the log names them: val/..., and val_action/NAME/... of each action."""
-    whole = {name: value for name, value in figures.items() if name != "actions"}
-    # A slash in an action's name would make a section of its own.
-    actions = {name.replace("/", "_"): row for name, row in figures.get("actions", {}).items()}
-    return flat({"val": whole, "val_action": actions}, "/")
