@@ -138,7 +138,8 @@ def print_summary(
         + (f" of {devices.hosts.count} hosts" if devices.hosts.count > 1 else ""),
         "dataset": f"{data.episodes.path}, {len(data.episodes)} episodes, "
         f"{frame.height}x{frame.width}, {frame.fps or '?'} ticks/s, {frame.color_order}",
-        "frames": f"{data.opened.residency} ({data.opened.reason})",
+        "frames": f"{data.opened.residency} ({data.opened.reason})"
+        + (", whole on each" if data.opened.residency == "device" and devices.count > 1 else ""),
         "split": ", ".join(f"{name} {count}" for name, count in ticks.items()) + " ticks",
         "actions": ", ".join(data.spec.actions),
         "training": f"{training.num_epochs} epochs of {steps_per_epoch} steps, "

@@ -1,4 +1,11 @@
-"""All frames in the accelerator's memory; batches are row numbers."""
+"""All frames in the accelerator's memory; batches are row numbers.
+
+Of several devices each holds all frames (`Devices.replicate`): the samples of a batch come from
+anywhere in the dataset, so frames split over devices would have to be sent between them at each
+step. Only a dataset of more than 60 percent of a device's memory would gain by that (margit_100
+takes 10.5 GB at 144x256, 42 GB at 288x512). Such a one is cached, which on an H200 costs a ninth of
+the speed (benchmarks/results/input_wait-nvidia-h200.json).
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,12 +81,16 @@ def load(episodes: Episodes, cache_dir: Path, threads: int) -> tuple[DeviceFrame
 
 
 def free_memory() -> int | None:
-    """Bytes free on the accelerator; None where there is none or it does not say."""
-    device = first_device()
-    statistics = None if device.platform == "cpu" else device.memory_stats()
-    if not statistics or "bytes_limit" not in statistics:
-        return None
-    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+    """Bytes free on each accelerator of this process; None where there is none, or one does not
+    say."""
+    first_device()  # says it in words where there is no device
+    free = []
+    for device in jax.local_devices():
+        statistics = None if device.platform == "cpu" else device.memory_stats()
+        if not statistics or "bytes_limit" not in statistics:
+            return None
+        free.append(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return min(free)
 
 
 Pieces = Iterator[tuple[int, UInt8[np.ndarray, "n H W C"]]]
