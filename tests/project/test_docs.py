@@ -181,7 +181,8 @@ def test_the_commands_for_several_machines_say_where_each_stands(tmp_path, monke
         with monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
-            assert find_place(config.system) == Place(coordinator, 2, 1)
+            place = find_place(config.system)
+        assert place == Place(coordinator, 2, 1, config.system.meeting_s)
 
 
 def test_the_slurm_job_queues_itself_again_only_when_it_was_stopped(tmp_path):
