@@ -8,8 +8,9 @@ Episode i depends on `seed + i` alone: a run that is stopped continues when repe
 """
 
 import contextlib
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import tyro
@@ -18,7 +19,7 @@ from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import read_bundle
 from BC_training.play.corrections import CorrectedFight, CorrectionSetup, correct_by_expert
 from BC_training.play.fights import FightSetup, choose_environment, choose_workers
-from BC_training.play.takeover import correct_at_page
+from BC_training.play.takeover import correct_at_keyboard, correct_at_page
 from gameplay_pipeline.environments.adapter import AdapterFlag
 from gameplay_pipeline.environments.play import Failure
 from gameplay_pipeline.plumbing import command
@@ -43,6 +44,7 @@ def correct(
     adapter: AdapterFlag | None = None,
     host: str = "127.0.0.1",
     port: int = 8017,
+    keys: dict[str, str] | None = None,
 ) -> int:
     """Records fights of a checkpoint with what should have been pressed: where you take over, at a
     page in a browser, or where an expert says so.
@@ -64,6 +66,8 @@ def correct(
         host: address of the page. Any but this machine's own loopback needs a token, which is then
             part of the address that is printed.
         port: port of the page; 0 for any that is free.
+        keys: the key of each button on this machine's keyboard, such as attack j dodge space,
+            instead of a page; for a game that goes on by itself, on its own machine.
     """
     for name, value in (("share", share), ("workers", workers)):
         if value is not None and not expert:
@@ -77,11 +81,20 @@ def correct(
     env_id, offered = choose_environment(read_bundle(folder).config.environment, env)
     fought = FightSetup(folder, env_id, adapter or offered)
     setup = CorrectionSetup(fought, out, seed, (share or 0.0) if expert else None, instruction)
-    _record(setup, fights, workers, host, port)
+    if keys is None:
+        by_person = functools.partial(correct_at_page, host=host, port=port)
+    else:
+        by_person = functools.partial(correct_at_keyboard, keys=keys)
+    _record(setup, fights, workers, by_person)
     return 0
 
 
-def _record(setup: CorrectionSetup, fights: int, workers: int | None, host: str, port: int) -> None:
+def _record(
+    setup: CorrectionSetup,
+    fights: int,
+    workers: int | None,
+    by_person: Callable[..., Generator[CorrectedFight | Failure]],
+) -> None:
     """Records the fights that a dataset lacks, and prints what they came to."""
     with contextlib.closing(setup.make_env()) as env:
         info = setup.info(env)
@@ -90,7 +103,7 @@ def _record(setup: CorrectionSetup, fights: int, workers: int | None, host: str,
         done = open_dataset(setup.dataset, info, 3)
         pending = [number for number in range(fights) if number not in done]
         if setup.share is None:
-            results = correct_at_page(setup, info, pending, host, port)
+            results = by_person(setup, info, pending)
         else:
             results = correct_by_expert(setup, info, pending, 0 if workers == 1 else workers)
         # Closed before anything is discarded: until then its processes write.

@@ -10,11 +10,13 @@ from jaxtyping import Bool
 from BC_training.play.corrections import CorrectedFight, CorrectionSetup, summarize_fight
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import Environment
+from gameplay_pipeline.environments.keyboard_hook import KeyboardHook
 from gameplay_pipeline.environments.person import Person, Shown
 from gameplay_pipeline.environments.play import Failure, play
 from gameplay_pipeline.environments.recorder import storable, writing
 from gameplay_pipeline.page.desk import Desk
 from gameplay_pipeline.page.person import PagePerson
+from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, discard_episode
 from ranni_player.environment import KeptEnvironment
 
@@ -121,9 +123,31 @@ def correct_at_page(
         )
 
 
+def correct_at_keyboard(
+    setup: CorrectionSetup, info: DatasetInfo, numbers: Sequence[int], keys: Mapping[str, str]
+) -> Generator[CorrectedFight | Failure]:
+    """`correct_at_page` for a person at this machine's keyboard, beside a game that goes on by
+    itself.
+
+    Args:
+        setup: policy, environment and dataset.
+        info: what the dataset says of itself.
+        numbers: of the episodes.
+        keys: the key of each button, as `KeyboardHook` takes them.
+
+    Raises:
+        UserError: the keyboard can't be listened to, or the game waits for its player.
+    """
+    with KeyboardHook(keys, info.keys) as hook, _corrector(setup, info, lambda _: hook) as have:
+        for number in numbers:
+            yield have(number)
+
+
 @contextlib.contextmanager
 def _corrector(
-    setup: CorrectionSetup, info: DatasetInfo, make_person: Callable[[Environment], PagePerson]
+    setup: CorrectionSetup,
+    info: DatasetInfo,
+    make_person: Callable[[Environment], PagePerson | KeyboardHook],
 ) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
     """Gives what has one fight after another and records it."""
     policy = setup.fights.policy()
@@ -136,17 +160,21 @@ def _corrector(
             def fight(env: Environment) -> CorrectedFight:
                 assert info.fps is not None
                 person = make_person(env)
+                if isinstance(person, KeyboardHook) and not env.is_real_time:
+                    raise UserError(f"--keys: {env.name} does not go on by itself; use the page")
                 player = Takeover(policy, person, info.fps, setup.instruction)
                 with EpisodeWriter(setup.dataset, number, info, 3) as writer:
                     outcome = play(env, player.begin, seed, [writing(writer)])
-                    attributes = {**setup.attributes(policy, seed), **person.rate()}
-                    writer.finish(
-                        {**storable(outcome.info), **attributes},
-                        timestamps=person.timestamps(),
-                        corrections=player.corrections(),
-                    )
-                person.show_end(outcome)
-                return summarize_fight(outcome, player.actions(), player.corrections())
+                    attributes = {**storable(outcome.info), **setup.attributes(policy, seed)}
+                    corrections = player.corrections()
+                    if isinstance(person, PagePerson):  # which keeps the time
+                        attributes |= person.rate()
+                        times = person.timestamps()
+                        writer.finish(attributes, timestamps=times, corrections=corrections)
+                        person.show_end(outcome)
+                    else:
+                        writer.finish(attributes, corrections=corrections)
+                return summarize_fight(outcome, player.actions(), corrections)
 
             return kept.attempt(fight, name, seed)
 

@@ -73,13 +73,19 @@ def test_any_key_takes_over_at_once_and_silence_hands_back():
     assert (corrections["policy_actions"][corrections["intervention"]] == CLONE).all()
 
 
-def test_the_hook_hears_the_persons_keys_and_no_injected_ones(monkeypatch):
+@pytest.fixture
+def listeners(monkeypatch):
+    """A made-up pynput; gives its listeners, which begin with a key of the person's."""
+    made = []
+
     class Listener:
         def __init__(self, on_press, on_release):
             self.press, self.let_go, self.runs = on_press, on_release, None
+            made.append(self)
 
         def start(self):
             self.runs = True
+            self.press(SimpleNamespace(char="d"), False)
 
         def stop(self):
             self.runs = False
@@ -88,13 +94,19 @@ def test_the_hook_hears_the_persons_keys_and_no_injected_ones(monkeypatch):
     keyboard.Listener = Listener
     monkeypatch.setitem(sys.modules, "pynput", types.ModuleType("pynput"))
     monkeypatch.setitem(sys.modules, "pynput.keyboard", keyboard)
+    return made
+
+
+def test_the_hook_hears_the_persons_keys_and_no_injected_ones(listeners):
     keys = {"left": "a", "right": "d", "hit": "space"}
     a, big_a, space = (SimpleNamespace(char="a"), SimpleNamespace(char="A"),
                        SimpleNamespace(name="space"))  # fmt: skip
     shown = Shown(np.zeros(3, bool))
     with KeyboardHook(keys, ("left", "right", "hit")) as hook:
-        hears = hook._listener
+        (hears,) = listeners
         assert hears.runs
+        assert hook.choose({}, shown).tolist() == [False, True, False]
+        hears.let_go(SimpleNamespace(char="d"), False)
         hears.press(a, True)  # a policy's
         assert not hook.choose({}, shown).any()
         hears.press(space, False)
@@ -146,6 +158,22 @@ def test_a_takeover_at_the_page_is_recorded(tmp_path):
     assert np.array_equal(frames[1:, 0, 0] > 128, episode.actions[:-1])
     drivers = {driver for _, driver, _ in (s for s in seen if isinstance(s, tuple))}
     assert drivers == {"you", "policy"}
+
+
+@pytest.mark.usefixtures("listeners")
+@pytest.mark.parametrize(("game", "says"), [("Live", "you drove at 100"), ("Toy", "use the page")])
+def test_a_takeover_at_the_keyboard_needs_a_game_that_goes_on_by_itself(tmp_path, game, says):
+    checkpoint = save_policy(tmp_path, made_bundle(toy_env.ACTIONS, height=30, width=40))
+    done = run(
+        correct.main, "--checkpoint", checkpoint, "--env", f"tests.support.toy_env:{game}-v0",
+        "--out", tmp_path / "c.zarr", "--fights", "2",
+        "--keys", "left", "a", "right", "d", "hit", "j",
+    )  # fmt: skip
+    assert says in done.out + done.err
+    if game == "Live":
+        for episode in Episodes(tmp_path / "c.zarr").episodes:
+            assert episode.intervention.all()
+            assert (episode.actions == [False, True, False]).all()
 
 
 @pytest.mark.parametrize("flag", [("--share", "0.5"), ("--workers", "2")])

@@ -92,6 +92,12 @@ class Mute(Toy):
     make_expert = property()
 
 
+class Live(Toy):
+    """Goes on by itself, as far as it says."""
+
+    is_real_time = True
+
+
 class Long(Toy):
     """Longer than a shard of frames."""
 
@@ -242,6 +248,7 @@ class Unmakeable(Toy):
 _CLASSES = (
     Toy,
     Mute,
+    Live,
     Long,
     Crashing,
     Lazy,
