@@ -169,3 +169,38 @@ def test_keys_are_up_when_the_browser_is_not_there(browser, tmp_path, how):
         page.keyboard.press("Escape")
         is_in(page, "paused")
         page.close()
+
+
+PAD = """button => {
+  const buttons = Array.from({length: 16}, (_, i) => ({pressed: i === button}));
+  const pad = {axes: [0, 0], buttons};
+  navigator.getGamepads = () => [pad];
+  window.dispatchEvent(new Event("gamepadconnected"));
+}"""
+
+
+def test_keys_can_be_changed_and_a_gamepad_is_heard(browser, tmp_path):
+    def down():
+        return [cell.inner_text() for cell in page.query_selector_all(".action.down")]
+
+    with recording(tmp_path / "mine.zarr") as (_, address):
+        page = open_page(browser, address)
+        page.click(".bind.key[data-action=attack]")
+        page.keyboard.press("a")  # which was that of another button
+        page.reload()
+        page.wait_for_selector("[data-ask=start]")
+        keys = [chip.inner_text() for chip in page.query_selector_all(".bind.key")]
+        assert keys == ["J", "L", "Space", "D", "A", "S", "W"]
+        page.keyboard.press("Enter")
+        is_in(page, "playing")
+        page.keyboard.down("a")
+        page.wait_for_selector(".action.down")
+        assert down() == ["attack"]
+        page.keyboard.up("a")
+        page.wait_for_selector(".action.down", state="detached")
+        page.evaluate(PAD, 5)  # RB
+        page.wait_for_selector(".action.down")
+        assert down() == ["attack"]
+        page.evaluate(PAD, -1)
+        page.wait_for_selector(".action.down", state="detached")
+        page.close()
