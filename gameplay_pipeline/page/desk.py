@@ -39,9 +39,7 @@ class Desk:
 
     def __init__(self, actions: int, on_change: Callable[[], None] = lambda: None):
         self.on_change = on_change
-        self.picture: bytes | None = None
-        """The newest frame as JPEG."""
-        self._actions = actions
+        self._picture: bytes | None = None
         self._buttons = HeldButtons(actions)
         self._condition = threading.Condition()
         self._phase: Phase = "ready"
@@ -78,17 +76,17 @@ class Desk:
             self._condition.notify_all()
         self.on_change()
 
-    def status(self) -> dict[str, Any]:
-        """What is to be shown, as plain JSON."""
+    def newest(self) -> tuple[dict[str, Any], bytes | None]:
+        """What is to be shown, as plain JSON, and the newest frame as JPEG."""
         with self._condition:
-            return {**self._shown, "phase": self._phase}
+            return {**self._shown, "phase": self._phase}, self._picture
 
     # Of the game's thread.
 
     def show(self, picture: bytes | None = None, **shown: Any) -> None:
         """Shows a frame, if one is given, and whatever else has changed."""
         with self._condition:
-            self.picture = picture or self.picture
+            self._picture = picture or self._picture
             self._shown |= shown
         self.on_change()
 

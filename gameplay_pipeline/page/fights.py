@@ -54,7 +54,7 @@ def fights_by_hand(
                 request = desk.wait()
                 continue
             kept += 1
-            outcome = desk.status()["outcome"]
+            outcome = desk.newest()[0]["outcome"]
             won, lost = won + (outcome == "won"), lost + (outcome == "lost")
             desk.show(kept=kept, won=won, lost=lost)
             yield ended

@@ -74,9 +74,10 @@ class _Browser:
 
     def has_shown(self, number: int) -> None:
         """Takes the browser's word that it has shown a picture."""
-        if (then := self.sent_at.pop(number, None)) is not None:
-            self.latency_ms = 1000 * (time.monotonic() - then)
-            self.shown = max(self.shown, number)
+        if number in self.sent_at:
+            self.latency_ms = 1000 * (time.monotonic() - self.sent_at[number])
+            self.sent_at = {later: at for later, at in self.sent_at.items() if later > number}
+            self.shown = number
             self.answered.set()
 
 
@@ -155,7 +156,7 @@ class PageServer:
         return connection
 
     async def _say_goodbye(self, _: web.Application) -> None:
-        is_over = self._desk.status()["phase"] == "ended"
+        is_over = self._desk.newest()[0]["phase"] == "ended"
         code = WSCloseCode.OK if is_over else WSCloseCode.GOING_AWAY
         for browser in [*self._browsers]:
             await browser.connection.close(code=code)
@@ -177,17 +178,16 @@ class PageServer:
                 await self._wait_for_answer(browser)
                 browser.changed.clear()
                 browser.sent += 1
-                picture = self._desk.picture
-                status = self._status(browser)
-                header = json.dumps(status).encode()
+                shown, picture = self._desk.newest()
+                header = json.dumps({**shown, **self._status(browser)}).encode()
                 body = picture if picture is not None and picture is not pictured else b""
                 pictured = picture
                 browser.sent_at[browser.sent] = time.monotonic()
                 await self._send(browser, len(header).to_bytes(4, "little") + header + body)
 
     def _status(self, browser: _Browser) -> dict[str, Any]:
+        """What a browser is told of itself and of others."""
         return {
-            **self._desk.status(),
             "number": browser.sent,
             "role": "player" if browser is self._player else "watcher",
             "seat_is_free": self._player is None,

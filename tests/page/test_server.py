@@ -141,9 +141,9 @@ def test_a_lost_connection_releases_what_was_held(desk, address):
             connection._response.connection.transport.abort()
 
     asyncio.run(hold_and_vanish())
-    wait_for(lambda: desk.status()["phase"] == "paused")
+    wait_for(lambda: desk.newest()[0]["phase"] == "paused")
     assert not desk.take().any()
-    assert "lost its connection" in desk.status()["notice"]
+    assert "lost its connection" in desk.newest()[0]["notice"]
     desk.ask("resume")
     assert not desk.take().any()
 
@@ -164,8 +164,8 @@ def test_a_browser_that_stops_reading_blocks_nothing_and_loses_the_buttons(desk,
         for tick in range(200):
             desk.show(picture + bytes([tick]), tick=tick)
         assert time.monotonic() - began < 1
-        wait_for(lambda: desk.status()["phase"] == "paused")
-    assert "stopped answering" in desk.status()["notice"]
+        wait_for(lambda: desk.newest()[0]["phase"] == "paused")
+    assert "stopped answering" in desk.newest()[0]["notice"]
     assert not desk.take().any()
 
 
