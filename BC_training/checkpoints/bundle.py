@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -150,6 +151,19 @@ def read_bundle(folder: Path) -> Bundle:
 def versions() -> dict[str, str]:
     """Versions of the packages that decide what a checkpoint computes."""
     return {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")}
+
+
+def revision() -> str | None:
+    """The commit that this code is at, with -dirty where files differ from it; None where there is
+    no git, or no repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        described = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() if described.returncode == 0 else None
 
 
 def build(config: Config, spec: DataSpec) -> Model:

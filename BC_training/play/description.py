@@ -1,10 +1,6 @@
 """A checkpoint in the words of an exported policy, which both players read."""
 
-import shutil
-import subprocess
-from pathlib import Path
-
-from BC_training.checkpoints.bundle import Bundle, versions
+from BC_training.checkpoints.bundle import Bundle, revision, versions
 from BC_training.play.policy import observation_spec
 from ranni_player.manifest import Manifest
 
@@ -37,18 +33,7 @@ def describe_policy(bundle: Bundle) -> Manifest:
         golden="",
         network_sha256="",
         golden_sha256="",
-        revision=_revision(),
+        revision=revision() or "unknown",
         versions=versions(),
         proof={},
     )
-
-
-def _revision() -> str:
-    """The commit of this working tree; unknown where it is none."""
-    git = shutil.which("git")
-    if git is None:
-        return "unknown"
-    done = subprocess.run(
-        [git, "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return done.stdout.strip() or "unknown"

@@ -7,7 +7,6 @@ val_action/ACTION/, fights/, time/, data/, gradients/.
 import contextlib
 import json
 import os
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 
-from BC_training.checkpoints.bundle import versions
+from BC_training.checkpoints.bundle import revision, versions
 from BC_training.common import config_file
 from BC_training.common.config import Config
 from BC_training.common.episodes import Episodes
@@ -220,19 +219,6 @@ def metadata(config: Config, episodes: Episodes) -> dict[str, str | None]:
         "device": jax.devices()[0].device_kind,
         **versions(),
     }
-
-
-def revision() -> str | None:
-    """The commit that this code is at, with -dirty where files differ from it; None where there is
-    no git, or no repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        found = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None
 
 
 def _charted(figures: Mapping[str, Any]) -> dict[str, Any]:

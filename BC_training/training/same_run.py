@@ -10,12 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from BC_training.checkpoints.bundle import versions
+from BC_training.checkpoints.bundle import revision, versions
 from BC_training.common.config import Config
 from BC_training.common.dataset import Data
 from BC_training.training.hosts import Hosts
 from BC_training.training.run_folder import OWNER, flat
-from BC_training.training.run_log import revision
 from gameplay_pipeline.plumbing.errors import UserError
 
 OWN = ("system.coordinator", "system.process_id")

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from BC_training.checkpoints import store
-from BC_training.checkpoints.bundle import build, read_bundle
+from BC_training.checkpoints.bundle import build, read_bundle, revision
 from BC_training.checkpoints.state import TrainState, flatten
 from BC_training.checkpoints.store import Checkpoints, load_model, locate
 from gameplay_pipeline.plumbing.errors import DataError, UserError
@@ -193,3 +193,8 @@ def test_fights_are_added_to_a_checkpoint_that_is_there(run):
     run.add_fights(fought)
     bundle, _ = load_model(run.folder / "4")
     assert bundle.fights == {"won": 0.5}
+
+
+def test_the_revision_is_none_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert revision() is None

@@ -469,11 +469,6 @@ def test_tensorboard_gets_figures_pictures_and_where_to_go_on(configure):
     assert starts[-1] == max(rows) + 1
 
 
-def test_the_revision_is_none_without_git(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert runlog.revision() is None
-
-
 def test_precision_and_recall_are_sklearns():
     rng = np.random.default_rng(0)
     pressed = rng.random(200) < 0.3
