@@ -100,7 +100,7 @@ class Checkpoints:
 
         Raises:
             DataError: the checkpoint is damaged.
-        UserError: it does not fit.
+            UserError: it does not fit.
         """
         folder = self.folder / str(bundle.step)
         items = {

@@ -1,6 +1,7 @@
 """YAML and command-line overrides in, a validated configuration out; refusals name their key."""
 
 import difflib
+import functools
 import json
 import re
 import textwrap
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from BC_training import models
 from BC_training.common.config import RENAMED, RETIRED, Config
+from BC_training.common.types import ModelConfig
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.paths import expand
 from gameplay_pipeline.plumbing.section import in_words
@@ -194,10 +196,13 @@ def to_yaml(config: Config) -> str:
 
 def schema_of(model: str) -> type[Config]:
     """The class of a configuration whose model has this name."""
-    section = models.load(model).Config
-    return cast(
-        type[Config], pydantic.create_model("Config", __base__=Config, model=(section, ...))
-    )
+    return _with_section(models.load(model).Config)
+
+
+@functools.cache
+def _with_section(model: type[ModelConfig]) -> type[Config]:
+    # Kept, since making it takes longer than validating a configuration.
+    return cast(type[Config], pydantic.create_model("Config", __base__=Config, model=(model, ...)))
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
