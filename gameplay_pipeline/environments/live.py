@@ -144,7 +144,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
         # Those that a run which was killed left down.
         self._down |= set(self._game._action_to_key.values())
         self.release()
-        atexit.register(self.release)
+        atexit.register(self.close)
         _exit_on_signals()
 
     def _bound_calls(self) -> None:
@@ -224,7 +224,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
             return
         self._closed = True
         self.release()
-        atexit.unregister(self.release)
+        atexit.unregister(self.close)
         # The channel first: the thread that reads frames from it waits for the next one.
         self._client.close()
         self._client.stop_frame_stream(self._game._stream_handle)
