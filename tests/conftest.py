@@ -1,6 +1,8 @@
 """Fixtures that every test file may use, and the runtime check of shapes and types."""
 
 import contextlib
+import gc
+import importlib.metadata
 import os
 import signal
 import tempfile
@@ -13,7 +15,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Most of what tests wait for is the compiler; what it makes runs for milliseconds.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # Later versions have no choice of emitters.
+    + " --xla_cpu_use_fusion_emitters=false" * (importlib.metadata.version("jaxlib") < "0.11"),
 )
 
 # Every process that a test starts imports the same two thousand modules: they are compiled to
@@ -58,6 +62,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the garbage collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_for_one_file():
+    """Compiled programs of one file serve no other; kept, they would fill gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

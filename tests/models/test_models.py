@@ -116,13 +116,13 @@ def observed(config, samples):
 def test_shapes_dtype_and_determinism(config):
     window = config.model.window()
     spec, observation = observed(config, np.arange(5))
-    model, same = (nnx.jit(build(config, spec)) for _ in range(2))
-    logits = model(observation).logits
+    other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
+    infer = nnx.jit(lambda model: model(observation).logits)
+    logits, same, different = (infer(build(c, spec)) for c in (config, config, other))
     assert logits.shape == (5, window.chunk, 3)
     assert logits.dtype == jnp.float32
-    assert np.array_equal(logits, same(observation).logits)
-    other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
-    assert not np.array_equal(logits, nnx.jit(build(other, spec))(observation).logits)
+    assert np.array_equal(logits, same)
+    assert not np.array_equal(logits, different)
 
 
 def test_a_ticks_encoding_depends_on_that_tick_alone(config):

@@ -92,7 +92,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
         *("--record.style", "mixed"),
         *("--dataset.train_ratio", "0.6", "--dataset.val_ratio", "0.4"),
         *("--training.checkpoint_dir", folder, "--training.num_epochs", "1"),
-        *("--evaluation.rollout_episodes", "2"),
+        *("--evaluation.rollout_episodes", "1"),
     )
     # A recording that was interrupted is gone on with, not taken for the dataset.
     record(
@@ -114,7 +114,7 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     fights = read(folder / "fights.json")
     players = ["state_vision", "expert", "random", "nothing", "previous"]
     assert list(fights["summary"]) == players
-    assert [fight["seed"] for fight in fights["fights"]] == [1_000_000, 1_000_001] * 5
+    assert [fight["seed"] for fight in fights["fights"]] == [1_000_000] * 5
     assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
     assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
     assert fights["summary"]["nothing"]["presses"]["mean"] == 0
