@@ -124,7 +124,11 @@ def keep_alive(connection: Any) -> None:
     """Has the system find out within half a minute that the machine at the other end of a socket is
     gone."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    times = {"TCP_KEEPIDLE": SILENCE_S, "TCP_KEEPINTVL": SILENCE_S // 3, "TCP_KEEPCNT": 3}
+    times = {
+        "TCP_KEEPIDLE": SILENCE_S, "TCP_KEEPINTVL": SILENCE_S // 3, "TCP_KEEPCNT": 3,
+        # Where something was sent to it meanwhile, nothing else is asked; in milliseconds.
+        "TCP_USER_TIMEOUT": 2000 * SILENCE_S,
+    }  # fmt: skip
     for name, value in times.items():
         if hasattr(socket, name):  # other systems have other names
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

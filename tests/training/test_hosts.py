@@ -1,6 +1,7 @@
 """The hosts of a run agree, compare, and end together; real ones are processes."""
 
 import dataclasses
+import json
 import random
 import re
 import shutil
@@ -17,9 +18,12 @@ import zarr
 from BC_training.common import config_file
 from BC_training.common.config import SystemConfig
 from BC_training.common.dataset import open_data
+from BC_training.play import fights
+from BC_training.play.fight import FightResult
 from BC_training.training import hosts, same_run
 from BC_training.training.host_place import Place, connect, find_place, listen
 from BC_training.training.hosts import Together
+from BC_training.training.shared_fights import share_fights
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.commands import last, records
 from tests.support.made_data import make_dataset
@@ -240,6 +244,35 @@ def test_what_a_host_has_otherwise_is_named(tmp_path, monkeypatch, what, message
 
     for outcome in side_by_side(compare, 2):
         assert re.match(rf"host 1 \(.*\) differs from the first:\n  {message}", str(outcome))
+
+
+def test_fights_are_shared_out_and_their_results_gathered(tmp_path, monkeypatch):
+    tasks = fights.plan_fights(["policy", "noop"], 7, 3)
+    had = {}
+
+    def keep(share, setup, workers, file):
+        had[file.name] = [task.seed for task in share]
+        if workers == 2 and "host1" in file.name:
+            raise UserError("no such game")
+        file.write_text("{}")
+        return [FightResult(t.player, t.seed, True, 0.5, 2.0, 1.0, 3.0, 0.0, {}, (1.0, 2.0))
+                for t in share]  # fmt: skip
+
+    monkeypatch.setattr(fights, "keep_fights", keep)
+    setup = fights.FightSetup(tmp_path, "game")
+
+    def share(workers):
+        return lambda host: share_fights(host, tasks, setup, workers, tmp_path / "fights.json")
+
+    outcomes = side_by_side(share(1), 4)
+    assert sorted(map(sorted, had.values())) == [[7], [7, 8], [8, 9], [9]]
+    for results in outcomes:
+        assert [(r.player, r.seed) for r in results] == [(t.player, t.seed) for t in tasks]
+        assert all(r.latencies_ms == (1.0, 2.0) for r in results)
+    assert [file.name for file in tmp_path.iterdir()] == ["fights.json"]
+    assert len(json.loads((tmp_path / "fights.json").read_text())["fights"]) == len(tasks)
+    for outcome in side_by_side(share(2), 2):
+        assert re.match(r"host 1 \(.*\): no such game", str(outcome))
 
 
 def wait_for_step(folder, step, processes):
