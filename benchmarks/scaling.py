@@ -28,7 +28,7 @@ from BC_training.training.devices import choose_devices
 from BC_training.training.trainer import Trainer
 from benchmarks.input_wait import Timing, time_steps
 from benchmarks.recorded import write_recording
-from benchmarks.shared import of_device
+from benchmarks.shared import machine, of_device
 
 VIRTUAL = 8
 
@@ -109,7 +109,7 @@ def main(steps: int = 20, rounds: int = 3, batch_size: int = 32) -> None:
         )  # fmt: skip
     console.make_console().print(table)
     of_device("scaling").write_text(
-        json.dumps({"device": kind, "virtual": is_virtual, "jax": jax.__version__, "steps": steps,
+        json.dumps({**machine(), "device": kind, "virtual": is_virtual, "steps": steps,
                     "batch": batch_size, "rows": rows}, indent=2) + "\n"
     )  # fmt: skip
 

@@ -130,6 +130,29 @@ column: compare no milliseconds but the last two):
 
 """
 
+SPLIT = """
+## Any number of devices and hosts
+
+`uv run python -m benchmarks.same_result` trains small forms of three models at 64x36 for 50 steps
+of 16 samples, at the two learning rates that configurations ship with: on one device, on eight, on
+two hosts of four and on four hosts of two. Devices are virtual and hosts are processes, all on a
+CPU. The order of samples is {order}. "each in turn" went on from 2 x 4 to 1 x 1, 1 x 8, 2 x 2 and
+2 x 4, an epoch on each. Largest differences from one device:
+
+"""
+SPLIT_READ = """
+"one, disturbed" is one device again, with every parameter changed by about 1e-7 of itself before
+the first step, as another rounding would. A bias of attention's keys is not counted: it moves all
+of a softmax alike, so that no output depends on it, and its gradient is rounding alone, of which
+Adam makes whole steps.
+"""
+SCALING = """
+`uv run python -m benchmarks.scaling` trains the default pure_cnn at 144x256 on {device}, in
+batches of {batch}. The devices are virtual, on the same {cores} cores: this measures what splitting
+costs, never what it gains.
+
+"""
+
 
 def interval(cell: dict[str, float], scale: float = 100, digits: int = 0) -> str:
     """A mean and its interval."""
@@ -200,6 +223,8 @@ def measured() -> dict[str, Any]:
             "ablation",
             "export-cpu",
             "player-cpu",
+            "same_result",
+            "scaling-cpu",
         )
         if (RESULTS / f"{name}.json").exists()
     }
@@ -286,6 +311,32 @@ def elsewhere(rows: dict[str, Any]) -> str:
     return table(heads, lines)
 
 
+def split(rows: Sequence[dict[str, Any]]) -> str:
+    """Models and learning rates, a row each."""
+    names = {"disturbed": "one, disturbed", "changed": "each in turn"}
+    layouts = list(dict.fromkeys(row["layout"] for row in rows))
+    lines = []
+    for model, rate in dict.fromkeys((row["model"], row["learning_rate"]) for row in rows):
+        of_layout = {
+            row["layout"]: f"{row['losses']:.1e} / {row['parameters']:.1e}"
+            for row in rows
+            if (row["model"], row["learning_rate"]) == (model, rate)
+        }
+        lines.append([model, f"{rate:g}", *(of_layout.get(layout, "-") for layout in layouts)])
+    heads = ["losses / parameters", "learning rate"]
+    return table([*heads, *(names.get(layout, layout) for layout in layouts)], lines)
+
+
+def scaling(rows: Sequence[dict[str, Any]]) -> str:
+    """Numbers of devices, a row each."""
+    lines = [
+        [str(row["devices"]), f"{row['samples_per_second']:,.0f}", f"{row['of_one']:.2f}",
+         f"{100 * row['wait_share']:.2f}", f"{row['bytes_reduced'] / 1e6:.2f}"]
+        for row in rows
+    ]  # fmt: skip
+    return table(["devices", "samples/s", "of one", "% waiting", "MB reduced a step"], lines)
+
+
 def readme() -> str:
     """README.md with the table of models as it is now."""
     before, rest = README.read_text().split(BEGIN)
@@ -303,6 +354,12 @@ def page() -> str:
     text += THROUGHPUT.format(**speed, **{k: v / 1e12 for k, v in speed["matrix"].items()})
     text += throughput(speed["rows"]) + "\n"
     text += input_wait(results["input_wait-nvidia-h200"]["rows"]) + THROUGHPUT_READ
+    if layouts := results.get("same_result"):
+        same = all(row["same_order"] for row in layouts["rows"])
+        text += SPLIT.format(order="the same everywhere" if same else "not the same everywhere")
+        text += split(layouts["rows"]) + SPLIT_READ
+    if devices := results.get("scaling-cpu"):
+        text += SCALING.format(**devices) + scaling(devices["rows"])
     if zoo := results.get("model_zoo"):
         fights = max(row["fights"] for row in zoo["rows"].values())
         facts = {**zoo, "disturbed": 100 * zoo["disturbed"]}
