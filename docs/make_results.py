@@ -314,7 +314,7 @@ def elsewhere(rows: dict[str, Any]) -> str:
 def split(rows: Sequence[dict[str, Any]]) -> str:
     """Models and learning rates, a row each."""
     names = {"disturbed": "one, disturbed", "changed": "each in turn"}
-    layouts = list(dict.fromkeys(row["layout"] for row in rows))
+    layouts: list[str] = list(dict.fromkeys(row["layout"] for row in rows))
     lines = []
     for model, rate in dict.fromkeys((row["model"], row["learning_rate"]) for row in rows):
         of_layout = {
