@@ -8,6 +8,7 @@ from flax import nnx
 from BC_training.checkpoints import store
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
+from BC_training.training import trainer
 from BC_training.training.devices import Devices, choose_devices, one_device
 from BC_training.training.hosts import Hosts
 from gameplay_pipeline.plumbing.errors import UserError
@@ -45,7 +46,8 @@ def runs(tmp_path_factory):
     assert "epoch" not in second.out
     (eight,) = train(8, [job("eight", "temporal_transformer"), job("changed", "pure_cnn", 2, True)])
     assert "on 8 x cpu" in eight.out
-    train(1, [*(job("one", name) for name in CASES), job("changed", "pure_cnn", 3, True)])
+    for raw, resume in (*(job("one", name) for name in CASES), job("changed", "pure_cnn", 3, True)):
+        trainer.train(config_file.validate(raw, "the test"), resume=resume)
     return root
 
 
