@@ -32,14 +32,13 @@ from gameplay_pipeline.environments.adapter import (
     AS_IT_IS,
     AdapterFlag,
     Environment,
-    Player,
     Wanted,
     make,
 )
 from gameplay_pipeline.environments.person import HumanPlayer
 from gameplay_pipeline.environments.play import Failure, attempt, play
 from gameplay_pipeline.environments.players import make_player
-from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
+from gameplay_pipeline.environments.recorder import dataset_info, storable, writing, writing_aside
 from gameplay_pipeline.environments.recording import RecordSettings
 from gameplay_pipeline.environments.stretches import Stretches
 from gameplay_pipeline.page.desk import Desk
@@ -291,20 +290,25 @@ def _record_episode(
     def write() -> int:
         request = _style_and_instruction(env, recording.style, seed)
         with EpisodeWriter(recording.out, number, info, recording.zarr_format) as writer:
-            person = None if desk is None else PagePerson(desk, env)
-
-            def player(player_seed: int) -> Player:
-                if person is not None:
-                    return HumanPlayer(person, len(info.keys))
-                return make_player(env, recording.policy, player_seed, request.get("style"))
-
-            disturbance = _Disturbance(recording.disturb, len(info.keys), seed)
-            outcome = play(env, player, seed, [writing(writer)], disturbance)
-            attributes = {**storable(outcome.info), "seed": seed, "policy": recording.policy}
-            if person is None:
-                return writer.finish({**attributes, **request})
-            person.show_end(outcome)
-            return writer.finish({**attributes, **person.rate()}, timestamps=person.timestamps())
+            attributes = {"seed": seed, "policy": recording.policy, **request}
+            if desk is not None:
+                person = PagePerson(desk, env)
+                human = HumanPlayer(person, len(info.keys))
+                with writing_aside(writer) as append:
+                    outcome = play(env, lambda _: human, seed, [append])
+                person.show_end(outcome)
+                attributes = {**storable(outcome.info), **attributes, **person.rate()}
+                return writer.finish(attributes, timestamps=person.timestamps())
+            outcome = play(
+                env,
+                lambda player_seed: make_player(
+                    env, recording.policy, player_seed, request.get("style")
+                ),
+                seed,
+                [writing(writer)],
+                _Disturbance(recording.disturb, len(info.keys), seed),
+            )
+            return writer.finish({**storable(outcome.info), **attributes})
 
     with contextlib.closing(env):
         return attempt(write, recording.policy, seed)

@@ -13,7 +13,7 @@ from gameplay_pipeline.environments.adapter import Environment
 from gameplay_pipeline.environments.keyboard_hook import KeyboardHook
 from gameplay_pipeline.environments.person import Person, Shown
 from gameplay_pipeline.environments.play import Failure, play
-from gameplay_pipeline.environments.recorder import storable, writing
+from gameplay_pipeline.environments.recorder import storable, writing_aside
 from gameplay_pipeline.page.desk import Desk
 from gameplay_pipeline.page.person import PagePerson
 from gameplay_pipeline.plumbing.errors import UserError
@@ -164,7 +164,8 @@ def _corrector(
                     raise UserError(f"--keys: {env.name} does not go on by itself; use the page")
                 player = Takeover(policy, person, info.fps, setup.instruction)
                 with EpisodeWriter(setup.dataset, number, info, 3) as writer:
-                    outcome = play(env, player.begin, seed, [writing(writer)])
+                    with writing_aside(writer) as append:
+                        outcome = play(env, player.begin, seed, [append])
                     attributes = {**storable(outcome.info), **setup.attributes(policy, seed)}
                     corrections = player.corrections()
                     if isinstance(person, PagePerson):  # which keeps the time

@@ -2,6 +2,8 @@
 
 import threading
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ import zarr
 
 from gameplay_pipeline.environments.adapter import AS_IT_IS, Wanted, make
 from gameplay_pipeline.environments.person import Shown
+from gameplay_pipeline.environments.play import Tick
+from gameplay_pipeline.environments.recorder import writing_aside
 from gameplay_pipeline.page.desk import Desk
 from gameplay_pipeline.page.person import PagePerson
 from gameplay_pipeline.plumbing.errors import UserError
@@ -133,3 +137,32 @@ def test_a_pause_holds_the_game_up_unless_it_goes_on_by_itself(is_real_time):
     else:
         assert passed > 0.8
         assert person.timestamps()[-1] == pytest.approx(8 / 25, abs=0.06)
+
+
+class SlowWriter:
+    """Compresses for a long while at its first tick, and can't write its fourth."""
+
+    info = SimpleNamespace(attributes=("hp",))
+
+    def __init__(self):
+        self.may_write, self.frames = threading.Event(), []
+
+    def append(self, frame, action, state):
+        assert self.may_write.wait(5)
+        if len(self.frames) == 3:
+            raise UserError("the disk is full")
+        self.frames.append(int(frame[0, 0, 0]))
+
+
+@pytest.mark.parametrize("ticks", [3, 4])
+def test_no_tick_waits_for_what_is_written(ticks):
+    writer, frame = SlowWriter(), np.zeros((2, 2, 3), np.uint8)
+    fails = pytest.raises(UserError, match="disk is full") if ticks == 4 else nullcontext()
+    with fails, writing_aside(writer) as append:
+        began = time.monotonic()
+        for number in range(ticks):
+            frame[:] = number  # as a game that has one buffer for all frames
+            append(Tick({"frame": frame, "hp": 1.0}, np.zeros(3, bool), np.zeros(3, bool), 0.0))
+        assert time.monotonic() - began < 1
+        writer.may_write.set()
+    assert writer.frames == [0, 1, 2]

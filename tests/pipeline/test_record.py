@@ -343,7 +343,7 @@ def test_other_settings_are_refused(tmp_path, changes, difference):
         ({"env": "tests.support.toy_env:Unmakeable-v0"}, "the game is not installed"),
         ({"env": "tests.support.toy_env:Nothing-v0"}, "Nothing"),
         ({"env": "no_such_module:Toy-v0"}, "no_such_module"),
-        ({"policy": "best"}, "policy: Input should be 'expert' or 'random', not 'best'"),
+        ({"policy": "best"}, "policy: Input should be 'expert', 'random' or 'human', not 'best'"),
         ({"episodes": 0}, "episodes: Input should be greater than or equal to 1, not 0"),
         ({"workers": 0}, "workers: Input should be greater than or equal to 1, not 0"),
         ({"seed": -1}, "seed: Input should be greater than or equal to 0, not -1"),
