@@ -12,7 +12,14 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from BC_training.analysis.dataset import checks, integrity, page, reaction, statistics
+from BC_training.analysis.dataset import (
+    checks,
+    integrity,
+    interventions,
+    page,
+    reaction,
+    statistics,
+)
 from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
@@ -53,6 +60,9 @@ def _print(summary: Mapping[str, Any]) -> None:
             common = list(row["vocabulary"].items())[:6]
             listed = ", ".join(f"{value} ({count:,})" for value, count in common)
             out.print(f"{name}: {len(row['vocabulary'])} ids, commonest {listed}")
+    if summary["interventions"]:
+        for line in interventions.in_words(summary["interventions"]):
+            out.print(line)
 
 
 def _action_table(actions: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -41,6 +41,7 @@ def correct(
     seed: int = 500_000,
     workers: int | None = None,
     instruction: str | None = None,
+    video: Path | None = None,
     adapter: AdapterFlag | None = None,
     host: str = "127.0.0.1",
     port: int = 8017,
@@ -62,6 +63,7 @@ def correct(
             rollouts.
         workers: processes that fight at the same time, by default one a core.
         instruction: how to play, for models that read it.
+        video: an .mp4 of the first fight that --expert corrects, with who drives.
         adapter: what the environment doesn't say about itself, as JSON; by default as in rollout.
         host: address of the page. Any but this machine's own loopback needs a token, which is then
             part of the address that is printed.
@@ -69,7 +71,7 @@ def correct(
         keys: the key of each button on this machine's keyboard, such as attack j dodge space,
             instead of a page; for a game that goes on by itself, on its own machine.
     """
-    for name, value in (("share", share), ("workers", workers)):
+    for name, value in (("share", share), ("workers", workers), ("video", video)):
         if value is not None and not expert:
             raise UserError(f"--{name}: only with --expert; a person has one fight at a time")
     if share is not None and not 0 <= share <= 1:
@@ -77,10 +79,14 @@ def correct(
     for name, value in (("fights", fights), ("workers", workers)):
         if value is not None and value < 1:
             raise UserError(f"--{name}: {value} is not at least 1")
+    if video is not None and video.suffix != ".mp4":
+        raise UserError(f"--video: {video} does not end in .mp4")
     folder = checkpoints.locate(checkpoint)
     env_id, offered = choose_environment(read_bundle(folder).config.environment, env)
     fought = FightSetup(folder, env_id, adapter or offered)
-    setup = CorrectionSetup(fought, out, seed, (share or 0.0) if expert else None, instruction)
+    setup = CorrectionSetup(
+        fought, out, seed, (share or 0.0) if expert else None, instruction, video
+    )
     if keys is None:
         by_person = functools.partial(correct_at_page, host=host, port=port)
     else:

@@ -33,7 +33,8 @@ def evaluate(
     timeline: Path | None = None,
     cache_dir: Path | None = None,
 ) -> int:
-    """Scores a checkpoint on a split of a dataset.
+    """Scores a checkpoint on a split of a dataset; ticks at which a policy was corrected, where
+    there are any, also by themselves.
 
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.
@@ -68,6 +69,10 @@ def evaluate(
     predictions = evaluator.predict(params, rest)
     figures = evaluator.score(predictions)
     rows = {config.model.name: figures, **evaluator.baselines(train)}
+    is_corrected = chosen.corrected[chosen.targets]
+    for name, among in (("corrected ticks", is_corrected), ("other ticks", ~is_corrected)):
+        if is_corrected.any() and among.any():
+            rows[name] = evaluator.score(predictions, chosen.targets[among])
     out = console.make_console()
     out.print(f"{folder}, epoch {bundle.epoch}, on {split} of {data.episodes.path}", markup=False)
     out.print(report.summary_table(rows, f"{len(chosen):,} ticks, loss {figures['loss']:.4f}"))

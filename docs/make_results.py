@@ -110,6 +110,19 @@ the model as it is, at worse offline figures; their intervals just touch. The ot
 what chance explains.
 """
 
+CORRECTED = """
+## What correcting a clone gives
+
+`uv run --group vizdoom python -m benchmarks.corrections`: every row is trained on the same number
+of fights ({recorded}) for the same number of gradient steps ({steps}) and fights the same {fights}
+seeds, once for each seed of its training. *plain* are fights of the expert, *disturbed* those in
+which at some ticks other buttons were pressed than it chose. *rounds* begins with {recordings}
+plain ones; then, {rounds} times, the clone has {corrections} fights in which the expert says at each
+tick what should be pressed (DAgger), and training goes on from its parameters on all of it. *trained
+anew* learns from the same fights, from random parameters. Intervals are of all seeds' fights
+together; behind them, the mean of each seed. Measured on {machine[cores]} cores ({machine[cpu]}).
+
+"""
 EXPORTED = """## Policies that left the training machine
 
 `uv run --python 3.11 --group export python -m benchmarks.export` exports every model with every
@@ -221,6 +234,7 @@ def measured() -> dict[str, Any]:
             "instructions",
             "decisions",
             "ablation",
+            "corrections",
             "export-cpu",
             "player-cpu",
             "same_result",
@@ -337,6 +351,23 @@ def scaling(rows: Sequence[dict[str, Any]]) -> str:
     return table(["devices", "samples/s", "of one", "% waiting", "MB reduced a step"], lines)
 
 
+def corrected(pooled: dict[str, Any]) -> str:
+    """Games and what was trained on, a row each."""
+
+    def cell(row: dict[str, Any], key: str, scale: float) -> str:
+        if row[key]["pooled"] is None:
+            return "-"
+        by_seed = ", ".join(f"{scale * value:.0f}" for value in row[key]["by_seed"])
+        return f"{interval(row[key]['pooled'], scale)} ({by_seed})"
+
+    keys = {"won": 100, "boss_health_removed": 100, "reward": 1}
+    lines = [
+        [name, str(row["seeds"]), *(cell(row, key, scale) for key, scale in keys.items())]
+        for name, row in pooled.items()
+    ]
+    return table(["game: trained on", "seeds", *PLAYED, "return"], lines)
+
+
 def readme() -> str:
     """README.md with the table of models as it is now."""
     before, rest = README.read_text().split(BEGIN)
@@ -372,6 +403,10 @@ def page() -> str:
         fights = max(row["fights"] for row in ablation["rows"].values())
         text += ABLATION.format(**ablation, fights=fights) + models(ablation["rows"])
         text += ABLATION_READ
+    if corrections := results.get("corrections"):
+        recorded = corrections["recordings"] + corrections["rounds"] * corrections["corrections"]
+        text += CORRECTED.format(**corrections, recorded=recorded)
+        text += corrected(corrections["pooled"])
     if replays := results.get("export-cpu"):
         ticks = next(iter(replays["rows"].values()))["ticks"]
         text += "\n" + EXPORTED.format(**replays, ticks=ticks) + exported(replays["rows"])

@@ -186,7 +186,9 @@ class TrainingConfig(Section):
     """A checkpoint, or a run's folder for its best one, with whose parameters training begins; null
     for random ones. The architecture must be the same; a head for other actions begins anew."""
     num_epochs: Annotated[int, FREE] = Field(default=50, ge=1)
-    """Passes over the training split."""
+    """Passes over the training split, unless steps_per_epoch is given."""
+    steps_per_epoch: int | None = Field(default=None, ge=1)
+    """Steps in an epoch; null for as many as visit each tick of the training split once."""
     learning_rate: float = Field(default=1e-3, gt=0)
     """Learning rate after the warm-up."""
     weight_decay: float = Field(default=1e-4, ge=0)

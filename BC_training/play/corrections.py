@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from BC_training.play.fights import FightSetup, make_env
+from BC_training.play.film import Film
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import Environment, Player
-from gameplay_pipeline.environments.play import Failure, Outcome, play
+from gameplay_pipeline.environments.play import Failure, Observer, Outcome, play, player_seed
 from gameplay_pipeline.environments.recorder import dataset_info, storable, writing
 from gameplay_pipeline.environments.stretches import Stretches
 from gameplay_pipeline.plumbing.errors import UserError
@@ -54,6 +55,8 @@ class JudgedPlayer:
         """
         self._policy, self._make_expert = policy, make_expert
         self._stretches, self._instruction = stretches, instruction
+        self.probabilities: Float[np.ndarray, "A"] | None = None
+        """What the policy decided from at the last tick."""
 
     def begin(self, seed: int) -> Player:
         """Gives itself, with an expert of this seed."""
@@ -70,8 +73,14 @@ class JudgedPlayer:
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:
         """Returns what the expert would press."""
-        self._policy_actions.append(self._policy.act(observation, self._pressed).pressed)
+        pressed, self.probabilities = self._policy.act(observation, self._pressed)
+        self._policy_actions.append(pressed)
         return np.asarray(self._expert.act(observation), bool)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether the expert drives at this tick."""
+        return self._intervention[-1]
 
     def drive(self, chosen: Bool[np.ndarray, "A"]) -> Bool[np.ndarray, "A"]:
         """Returns what the expert chose in its stretches, and what the policy chose otherwise."""
@@ -111,6 +120,8 @@ class CorrectionSetup(NamedTuple):
     """Share of the ticks that the environment's expert drives, who judges the others; None where a
     person takes over."""
     instruction: str | None = None
+    video: Path | None = None
+    """An .mp4 of the first fight, where the expert corrects."""
 
     def make_env(self) -> Environment:
         """Makes the environment, with all of its attributes: a corrected dataset shall serve other
@@ -204,8 +215,18 @@ def _record(
     stretches = Stretches(setup.share, EXPERT_TICKS, np.random.default_rng([seed, 4]))
     player = JudgedPlayer(policy, env.make_expert, stretches, setup.instruction)
     judgements: list[Bool[np.ndarray, "A"]] = []
-    observers = (writing(writer), lambda tick: judgements.append(tick.chosen))
-    outcome = play(env, player.begin, seed, observers, player.drive)
+    observers: list[Observer] = [writing(writer), lambda tick: judgements.append(tick.chosen)]
+    with contextlib.ExitStack() as stack:
+        if setup.video is not None and seed == setup.seed:
+            film = Film(
+                setup.video,
+                env,
+                lambda: player.probabilities,
+                player_seed(seed),
+                lambda: player.is_corrected,
+            )
+            observers.append(stack.enter_context(film))
+        outcome = play(env, player.begin, seed, observers, player.drive)
     attributes = {**setup.attributes(policy, seed), JUDGED: "all"}
     writer.finish({**storable(outcome.info), **attributes}, corrections=player.corrections())
     return summarize_fight(outcome, np.stack(judgements), player.corrections())

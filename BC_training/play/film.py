@@ -16,6 +16,7 @@ HEIGHT = 360
 PANEL = 320
 """Width of the panel in pixels."""
 WHITE, GREY, GREEN, BLUE = (235, 235, 235), (90, 90, 90), (80, 190, 110), (90, 140, 220)
+ORANGE = (240, 160, 60)
 DEFAULT_FPS = 30.0
 """Frames a second of a film where nobody says how many ticks a second has."""
 
@@ -26,7 +27,14 @@ class Film:
     """Watches a fight and films it. A context manager; the H.264 file can be watched up to the last
     whole second, however its writer ends."""
 
-    def __init__(self, path: Path, env: Environment, probabilities: Probabilities, seed: int):
+    def __init__(
+        self,
+        path: Path,
+        env: Environment,
+        probabilities: Probabilities,
+        seed: int,
+        is_corrected: Callable[[], bool] = lambda: False,
+    ):
         """Opens nothing yet: the first frame says how large the picture is.
 
         Args:
@@ -35,9 +43,10 @@ class Film:
                 of the A buttons.
             probabilities: gives what the policy decided from at this tick, or None.
             seed: seed of the environment's expert, whose choice is shown too where there is one.
+            is_corrected: tells whether somebody else than the policy drives at this tick.
         """
         self._path, self._env, self._seed = path, env, seed
-        self._probabilities = probabilities
+        self._probabilities, self._is_corrected = probabilities, is_corrected
         self._expert: Player | None = None
         self._fps = env.fps or DEFAULT_FPS
         self._writer: VideoWriter | None = None
@@ -110,6 +119,9 @@ class Film:
                 panel, words, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, color, 1, cv2.LINE_AA
             )
 
+        if self._is_corrected():
+            cv2.rectangle(panel, (0, 0), (PANEL - 1, 5), ORANGE, -1)
+            write("corrected: not the policy drives", 8, height - 12 - row // 2, ORANGE)
         write("green: pressed" + (", blue: the expert" * (expert is not None)), 8, row - 8, GREY)
         for number, name in enumerate(self._env.action_names):
             top = (number + 1) * row

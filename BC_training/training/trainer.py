@@ -130,7 +130,8 @@ class Trainer:
         self.config, self.data, self.devices = config, data, devices
         self.run = RunCheckpoints(run, devices.hosts)
         training, train_set = config.training, data.splits["train"]
-        self.steps_per_epoch = len(train_set.targets) // training.batch_size
+        self.steps_per_epoch = training.steps_per_epoch
+        self.steps_per_epoch = self.steps_per_epoch or len(train_set.targets) // training.batch_size
         self.preprocess = data.preprocess
         self.resumed = self._newest() if resume else None
         if self.resumed is not None:

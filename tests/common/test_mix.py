@@ -13,7 +13,7 @@ from BC_training.common.mix import MixedOrder, Part, allot
 from BC_training.common.order import EpochOrder, StreamPlan
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.checks import stretches
-from tests.support.made_data import ACTIONS, make_dataset
+from tests.support.made_data import ACTIONS, add_corrections, make_dataset
 
 LENGTHS = np.array([100, 64, 130, 7, 1])
 SIZE = int(LENGTHS.sum())
@@ -189,15 +189,7 @@ def test_a_fight_that_is_in_both_counts_once(two, tmp_path):
 def corrected(tmp_path):
     """Fights in which somebody took over for a while; only that was judged."""
     made = make_dataset(tmp_path / "corrected.zarr")
-    rng = np.random.default_rng(9)
-    drove, wanted = [], []
-    for number, actions in enumerate(made.actions):
-        drove.append(np.arange(len(actions)) // 5 % 3 == 1)
-        wanted.append(np.where(drove[-1][:, None], rng.random(actions.shape) < 0.5, actions))
-        group = zarr.open_group(made.path)[f"episode_{number}"]
-        group.create_array("intervention", data=drove[-1])
-        group.create_array("policy_actions", data=wanted[-1])
-    return made, drove, wanted
+    return made, *add_corrections(made)
 
 
 WINDOW = {"name": "temporal_transformer", "ticks": 3, "chunk": 4, "layers": 1, "heads": 2,

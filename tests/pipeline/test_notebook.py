@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pytest
 import zarr
 from nbclient import NotebookClient
@@ -117,10 +118,13 @@ def test_it_draws_other_games_attributes_and_names_what_it_leaves_out(execute, t
     for name in root.group_keys():
         root[f"{name}/actions"][:, 1] = False  # a button that is never pressed
     del root["episode_1/actions"]
+    root["episode_0"].create_array("intervention", data=np.arange(40) // 10 % 2 == 1)
+    root["episode_0"].create_array("policy_actions", data=np.arange(120).reshape(40, 3) % 2 == 0)
     notebook = execute(pointed_at(made.path))
     assert "left out episode_1: it has no actions" in text(notebook)
     assert re.search(r"^hint +-?\d", text(notebook), re.MULTILINE)
-    assert images(notebook) == FIGURES - 1
+    assert images(notebook) == FIGURES - 1 + 1  # no dodges, but corrections
+    assert "No policy was corrected" not in text(notebook)
     assert text(notebook, "stderr") == ""
 
 

@@ -1,5 +1,6 @@
 """Fights that are corrected, and what is recorded of them."""
 
+import av
 import numpy as np
 import pytest
 import zarr
@@ -44,6 +45,19 @@ def test_the_expert_judges_every_tick_and_drives_its_share(checkpoint, tmp_path)
         assert np.array_equal(frames[1:, 0, 0] > 128, episode.pressed[:-1])
         differing += (episode.actions != episode.policy_actions).any(axis=1).sum()
     assert f"otherwise than the policy at {differing / len(drove):.1%}" in done.out
+
+
+def test_the_film_shows_who_drives(checkpoint, tmp_path):
+    out, video = tmp_path / "filmed.zarr", tmp_path / "filmed.mp4"
+    options = ("--share", "0.9", "--fights", "1", "--seed", "6")
+    done = corrected(checkpoint, out, *options, "--video", video)
+    assert done.status == 0, done.err
+    (episode,) = Episodes(out).episodes
+    assert 0 < episode.intervention.mean() < 1
+    with av.open(str(video)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    edges = np.array([picture[1, -300:].mean(axis=0) for picture in pictures])
+    assert np.array_equal(edges[:, 0] > 150, episode.intervention)
 
 
 def test_what_is_recorded_is_what_the_expert_alone_would_say(checkpoint, tmp_path):

@@ -68,6 +68,23 @@ def make_dataset(
     return Made(path, frames, actions, state)
 
 
+def add_corrections(made: Made) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Has somebody take over from a policy in every third stretch of five ticks.
+
+    Returns:
+        Of each episode, who drove, and what the policy wanted: elsewhere it is what was pressed.
+    """
+    rng = np.random.default_rng(9)
+    drove, wanted = [], []
+    for number, actions in enumerate(made.actions):
+        drove.append(np.arange(len(actions)) // 5 % 3 == 1)
+        wanted.append(np.where(drove[-1][:, None], rng.random(actions.shape) < 0.5, actions))
+        group = zarr.open_group(made.path)[f"episode_{number}"]
+        group.create_array("intervention", data=drove[-1])
+        group.create_array("policy_actions", data=wanted[-1])
+    return drove, wanted
+
+
 def as_objects(array: Path) -> None:
     """Has the metadata of an array, in zarr format 2, say that its bytes are Python's objects."""
     metadata = json.loads((array / ".zarray").read_text()) | {"dtype": "|O", "compressor": None}

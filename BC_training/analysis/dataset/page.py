@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from BC_training.analysis.dataset import advice, reaction
+from BC_training.analysis.dataset import advice, interventions, reaction
 from BC_training.analysis.plots import INK, STYLE, label
 from BC_training.common.episodes import Episodes
 from gameplay_pipeline.plumbing.progress import track
@@ -107,6 +107,9 @@ def render(summary: Mapping[str, Any], presses: list[Press]) -> str:
         presses=presses,
         plots=_plots(summary),
         delays={a: reaction.in_words(row, summary["fps"]) for a, row in summary["delays"].items()},
+        corrections=interventions.in_words(summary["interventions"])
+        if summary["interventions"]
+        else [],
         advice=suggested,
         yaml=advice.as_yaml(suggested),
     )

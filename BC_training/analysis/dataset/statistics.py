@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from BC_training.analysis.dataset import interventions
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from BC_training.networks import losses
@@ -53,6 +54,7 @@ def summarize(episodes: Episodes, problems: Sequence[Problem]) -> dict[str, Any]
         "rate_over_the_fight": _rate_over_the_fight(episodes),
         "state": _state(episodes),
         "dodges": _dodges(episodes),
+        "interventions": interventions.summarize(episodes, _boss_animation(episodes)),
         "problems": [problem._asdict() for problem in problems],
     }
 
@@ -179,7 +181,7 @@ def _rate_over_the_fight(episodes: Episodes) -> dict[str, list[float | None]]:
 
 def _dodges(episodes: Episodes) -> dict[str, Any] | None:
     """How often, and when, each of the boss's animations is dodged; None without such columns."""
-    column = _find(episodes.state_names, "npcanim", "bossanim")
+    column = _boss_animation(episodes)
     action = _find(episodes.actions, "dodge", "roll")
     if column is None or action is None or not all(e.has_state for e in episodes.episodes):
         return None
@@ -206,6 +208,11 @@ def _dodges(episodes: Episodes) -> dict[str, Any] | None:
         "action": episodes.actions[action],
         "animations": {str(number): row for number, row in common},
     }
+
+
+def _boss_animation(episodes: Episodes) -> int | None:
+    """The column of the state that says what the boss does."""
+    return _find(episodes.state_names, "npcanim", "bossanim")
 
 
 def _find(names: Sequence[str], *parts: str) -> int | None:
