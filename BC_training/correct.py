@@ -74,13 +74,7 @@ def correct(
     for name, value in (("share", share), ("workers", workers), ("video", video)):
         if value is not None and not expert:
             raise UserError(f"--{name}: only with --expert; a person has one fight at a time")
-    if share is not None and not 0 <= share <= 1:
-        raise UserError(f"--share: {share:g} is no share between 0 and 1")
-    for name, value in (("fights", fights), ("workers", workers)):
-        if value is not None and value < 1:
-            raise UserError(f"--{name}: {value} is not at least 1")
-    if video is not None and video.suffix != ".mp4":
-        raise UserError(f"--video: {video} does not end in .mp4")
+    _check(share, fights, workers, video)
     folder = checkpoints.locate(checkpoint)
     env_id, offered = choose_environment(read_bundle(folder).config.environment, env)
     fought = FightSetup(folder, env_id, adapter or offered)
@@ -93,6 +87,17 @@ def correct(
         by_person = functools.partial(correct_at_keyboard, keys=keys)
     _record(setup, fights, workers, by_person)
     return 0
+
+
+def _check(share: float | None, fights: int, workers: int | None, video: Path | None) -> None:
+    """Raises a UserError where a value can't be meant."""
+    if share is not None and not 0 <= share <= 1:
+        raise UserError(f"--share: {share:g} is no share between 0 and 1")
+    for name, value in (("fights", fights), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UserError(f"--{name}: {value} is not at least 1")
+    if video is not None and video.suffix != ".mp4":
+        raise UserError(f"--video: {video} does not end in .mp4")
 
 
 def _record(

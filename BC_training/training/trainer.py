@@ -121,8 +121,7 @@ class Trainer:
         resume: bool,
         start: WarmStart | None = None,
     ):
-        """Builds the model, or restores the newest checkpoint of `run` that can be read; `start` is
-        what a run begins with.
+        """Builds the model, begun with `start`, or restores the newest sound checkpoint of `run`.
 
         Raises:
             UserError: the checkpoint or the pretrained weights do not fit.
@@ -130,8 +129,8 @@ class Trainer:
         self.config, self.data, self.devices = config, data, devices
         self.run = RunCheckpoints(run, devices.hosts)
         training, train_set = config.training, data.splits["train"]
-        self.steps_per_epoch = training.steps_per_epoch
-        self.steps_per_epoch = self.steps_per_epoch or len(train_set.targets) // training.batch_size
+        targets = train_set.targets
+        self.steps_per_epoch = training.steps_per_epoch or len(targets) // training.batch_size
         self.preprocess = data.preprocess
         self.resumed = self._newest() if resume else None
         if self.resumed is not None:
@@ -147,7 +146,7 @@ class Trainer:
         if self.resumed is not None:
             self.resumed, self.state = self.run.restore(self.resumed, self.state)
         graph = nnx.graphdef(model)
-        objective = optimizers.objective(training, train_set.actions[train_set.targets])
+        objective = optimizers.objective(training, train_set.actions[targets])
         self.train_step = TrainStep(
             graph,
             optimizer,
