@@ -40,6 +40,8 @@ STALL_S = 1.0
 """Seconds without an answer after which a browser counts as away."""
 HEARTBEAT_S = 5.0
 """Seconds between two questions whether the connection still is there."""
+START_S = 30.0
+"""Seconds that the server's thread gets to begin."""
 GOODBYE_S = 0.5
 """Seconds that a browser gets to close a connection in good order."""
 LARGEST_MESSAGE = 4096
@@ -265,7 +267,7 @@ def serve_page(desk: Desk, greeting: Greeting, host: str, port: int) -> Iterator
         target=lambda: asyncio.run(_serve(server, listener, started)), daemon=True
     )
     thread.start()
-    loop, ended = started.result()
+    loop, ended = started.result(START_S)
     desk.on_change = lambda: server.wake(loop)
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 (compared)
     name = f"[{name}]" if ":" in name else name

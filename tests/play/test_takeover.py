@@ -149,7 +149,7 @@ def test_a_takeover_at_the_page_is_recorded(tmp_path):
     assert "you drove at" in done.out
     (episode,) = Episodes(out).episodes
     drove = np.flatnonzero(episode.intervention)
-    assert 2 <= len(drove) <= 4
+    assert 1 <= len(drove) <= 6
     assert abs(drove[0] - 3) <= 1
     assert (episode.actions[drove] == [False, True, True]).all()
     assert np.array_equal(episode.judged, episode.intervention)
