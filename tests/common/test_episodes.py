@@ -85,6 +85,12 @@ BREAKS = {
     "no array 'actions'": lambda g: g.__delitem__("actions"),
     "actions: it is a single value": lambda g: replace(g, "actions", np.array(True)),
     "timestamps: its type": lambda g: g.create_array("timestamps", data=np.full(30, b"12:00:01")),
+    "intervention are int64 (30,), not bool": lambda g: g.create_array(
+        "intervention", data=np.arange(30)
+    ),
+    "policy_actions are bool (30, 2), not bool (30, 3)": lambda g: g.create_array(
+        "policy_actions", data=g["actions"][:, :2]
+    ),
     "it is empty": lambda g: [replace(g, n, g[n][:0]) for n in ("frames", "actions", "state")],
 }
 

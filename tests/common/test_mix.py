@@ -82,10 +82,9 @@ def test_each_part_is_visited_in_epochs_of_its_own(plan):
     assert not all(firsts)
 
 
-@pytest.fixture
-def two(tmp_path):
+def make_two(tmp_path, chunk=1):
     """A dataset, and one whose columns are in another order and whose frames differ."""
-    first = make_dataset(tmp_path / "first.zarr")
+    first = make_dataset(tmp_path / "first.zarr", chunk=chunk)
     second = make_dataset(tmp_path / "second.zarr", lengths=(45, 33, 27))
     root = zarr.open_group(second.path)
     root.attrs.update({"keys": ["hit", "left", "right"], "attributes": ["hint", "hp"]})
@@ -93,6 +92,11 @@ def two(tmp_path):
         for name, columns in (("actions", [2, 0, 1]), ("state", [1, 0])):
             episode[name][:] = episode[name][:][:, columns]
     return first, second
+
+
+@pytest.fixture
+def two(tmp_path):
+    return make_two(tmp_path)
 
 
 def opened(tmp_path, paths, dataset=None, model=None, **training):
@@ -111,8 +115,11 @@ def batches(data, steps):
         yield batch, frames if train.resident is None else np.asarray(train.resident)[frames]
 
 
-@pytest.mark.parametrize("residency", ["cache", "stream", "device"])
-def test_two_datasets_are_mixed_three_to_one(two, tmp_path, residency):
+@pytest.mark.parametrize(
+    ("residency", "chunk"), [("cache", 1), ("stream", 1), ("stream", 16), ("device", 1)]
+)
+def test_two_datasets_are_mixed_three_to_one(tmp_path, residency, chunk):
+    two = make_two(tmp_path, chunk)
     paths = [str(made.path) for made in two]
     settings = {"shares": [0.75, 0.25], "residency": residency}
     data = opened(tmp_path, paths, settings)

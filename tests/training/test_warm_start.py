@@ -87,11 +87,13 @@ def test_a_mixed_run_that_goes_on_equals_one_that_was_not_stopped(made, tmp_path
     options = (
         *("--init_from", first, "--dataset.shares", "[0.75, 0.25]"),
         *("--training.lr_schedule.type", "constant", "--training.save_every_n_epochs", "1"),
+        *("--training.steps_per_epoch", "5"),
     )
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     done = train(paths, whole, *options, "--training.num_epochs", "2")
     assert done.status == 0, done.err
     assert "12 of 135 ticks of" in done.out
+    assert last(whole).name == "10"
     assert re.search(r"\b4 of \d+ ticks\s+of", done.out)
     assert train(paths, halves, *options, "--training.num_epochs", "1").status == 0
     assert train(paths, halves, *options, "--training.num_epochs", "2", "--resume").status == 0
