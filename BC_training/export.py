@@ -25,9 +25,9 @@ from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import RawObservation
-from BC_training.networks.backbones import ResNet
 from BC_training.networks.convolution import max_pool_by_shifts
 from BC_training.networks.model import Model
+from BC_training.networks.resnet import ResNet
 from BC_training.play.description import describe_policy
 from BC_training.play.policy import Policy, observation_spec
 from BC_training.play.tick import Memory, PolicyTick

@@ -19,13 +19,10 @@ from flax import nnx
 from jax import lax
 
 from BC_training.common import console
-from BC_training.networks.backbones import (
-    BackboneConfig,
-    EfficientNetConfig,
-    ResNetConfig,
-    make_backbone,
-)
+from BC_training.networks.backbones import BackboneConfig, make_backbone
 from BC_training.networks.convolution import convolve
+from BC_training.networks.efficientnet import EfficientNetConfig
+from BC_training.networks.resnet import ResNetConfig
 from benchmarks.shared import milliseconds, of_device
 
 BACKBONES: dict[str, BackboneConfig] = {

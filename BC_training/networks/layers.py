@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float
 from BC_training.common.types import FrameContract
 from BC_training.networks.convolution import convolve
 
+HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 BATCH_NORM_MOMENTUM = 0.95
 """Flax's 0.99 needs hundreds of steps before evaluation sees sensible statistics; short runs on
 small datasets have no more than that."""
@@ -37,6 +39,43 @@ class Backbone(nnx.Module):
         image = jax.ShapeDtypeStruct((1, frame.height, frame.width, frame.channels), jnp.float32)
         height, width = jax.eval_shape(lambda x: self(x, None), image).shape[1:3]
         return height, width
+
+
+class ConvNorm(nnx.Module):
+    """Convolution and batch norm.
+
+    Padding is the same on all sides, as in torchvision. With a stride of 2 and an even size, SAME
+    pads one side more, which shifts the image by a pixel under pretrained weights.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        size: int,
+        stride: int = 1,
+        groups: int = 1,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = nnx.Conv(
+            inputs,
+            outputs,
+            (size, size),
+            strides=stride,
+            padding=size // 2,
+            feature_group_count=groups,
+            use_bias=False,
+            conv_general_dilated=convolve,
+            kernel_init=HE_FAN_OUT,
+            rngs=rngs,
+        )
+        self.norm = nnx.BatchNorm(outputs, momentum=BATCH_NORM_MOMENTUM, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w c"]:
+        return self.norm(self.conv(images), use_running_average=rngs is None)
 
 
 class ConvNormAct(nnx.Module):

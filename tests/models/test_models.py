@@ -14,7 +14,7 @@ from BC_training.checkpoints.bundle import build
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
 from BC_training.common.dataset import open_data
-from BC_training.networks import backbones
+from BC_training.networks import efficientnet, resnet
 from BC_training.play.policy import Policy
 from BC_training.training import trainer
 from gameplay_pipeline.plumbing.errors import UserError
@@ -63,10 +63,10 @@ def setting(request, tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         # The published sizes take minutes to compile and train on a CPU.
-        patch.setattr(backbones, "RESNET_WIDTH", 8)
-        patch.setattr(backbones, "RESNETS", {18: (backbones.BasicBlock, (1, 1, 1, 1))})
-        patch.setattr(backbones, "EFFICIENTNETS", {"b0": (0.25, 1.0)})
-        patch.setattr(backbones, "MBCONVS", ((1, 3, 1, 32, 1), (2, 3, 2, 64, 2)))
+        patch.setattr(resnet, "RESNET_WIDTH", 8)
+        patch.setattr(resnet, "RESNETS", {18: (resnet.BasicBlock, (1, 1, 1, 1))})
+        patch.setattr(efficientnet, "EFFICIENTNETS", {"b0": (0.25, 1.0)})
+        patch.setattr(efficientnet, "MBCONVS", ((1, 3, 1, 32, 1), (2, 3, 2, 64, 2)))
         patch.setattr(
             models, "load", lambda name: window_model if name == "window_model" else load(name)
         )

@@ -16,14 +16,10 @@ from BC_training import models
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
 from BC_training.common.types import ModelConfig
-from BC_training.networks import backbones, pretrained
-from BC_training.networks.backbones import (
-    BackboneConfig,
-    ConvConfig,
-    EfficientNetConfig,
-    ResNetConfig,
-    make_backbone,
-)
+from BC_training.networks import efficientnet, pretrained, resnet
+from BC_training.networks.backbones import BackboneConfig, ConvConfig, make_backbone
+from BC_training.networks.efficientnet import EfficientNetConfig
+from BC_training.networks.resnet import ResNetConfig
 from BC_training.play.policy import Policy
 from BC_training.training import trainer
 from gameplay_pipeline.plumbing.errors import UserError
@@ -182,7 +178,9 @@ def test_either_stem_of_efficientnet_takes_the_same_weights():
 
 
 def test_training_skips_whole_blocks_for_some_images_and_play_none():
-    block = backbones.MBConv(8, 8, expansion=2, size=3, stride=1, skip_rate=0.5, rngs=nnx.Rngs(0))
+    block = efficientnet.MBConv(
+        8, 8, expansion=2, size=3, stride=1, skip_rate=0.5, rngs=nnx.Rngs(0)
+    )
     images = jax.random.normal(jax.random.key(0), (64, 6, 6, 8))
     trained = block(images, nnx.Rngs(dropout=1))
     skipped = np.all(np.asarray(trained == images), axis=(1, 2, 3))
@@ -213,8 +211,8 @@ def test_batch_norm_learns_in_training_alone():
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr(backbones, "RESNET_WIDTH", 4)
-    monkeypatch.setattr(backbones, "RESNETS", {18: (backbones.BasicBlock, (1, 1, 1, 1))})
+    monkeypatch.setattr(resnet, "RESNET_WIDTH", 4)
+    monkeypatch.setattr(resnet, "RESNETS", {18: (resnet.BasicBlock, (1, 1, 1, 1))})
 
 
 def tiny_tensors():

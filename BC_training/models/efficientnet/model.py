@@ -4,7 +4,8 @@ from flax import nnx
 from pydantic import Field
 
 from BC_training.common.types import DataSpec
-from BC_training.networks.backbones import EfficientNetConfig, make_backbone
+from BC_training.networks.backbones import make_backbone
+from BC_training.networks.efficientnet import EfficientNetConfig
 from BC_training.networks.single_frame import SingleFrame, SingleFrameConfig
 
 

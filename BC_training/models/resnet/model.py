@@ -3,7 +3,8 @@
 from flax import nnx
 
 from BC_training.common.types import DataSpec
-from BC_training.networks.backbones import ResNetConfig, make_backbone
+from BC_training.networks.backbones import make_backbone
+from BC_training.networks.resnet import ResNetConfig
 from BC_training.networks.single_frame import SingleFrame, SingleFrameConfig
 
 
