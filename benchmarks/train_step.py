@@ -62,7 +62,7 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     fitted, spec = data.preprocess, data.spec
     model = build(config, spec)
     graph, params, rest = nnx.split(model, nnx.Param, ...)
-    optimizer = optim.make_optimizer(config.training, optim.schedule(config.training, 100))
+    optimizer = optim.make_optimizer(config.training, optim.schedule(config.training, 100), {})
     objective = optim.objective(config.training, dataset.actions)
     rng = np.random.default_rng(0)
 

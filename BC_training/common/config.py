@@ -71,9 +71,9 @@ class DatasetConfig(Section):
     """Share of the episodes to validate on; what is left over is the test split."""
     split_seed: int = Field(default=42, ge=0)
     """Seed of the shuffle that splits the episodes; runs that are compared need the same."""
-    normalize_frames: bool = True
-    """Standardise frames per channel with the training split's mean and deviation; otherwise
-    frames are only scaled to [0, 1]."""
+    normalize_frames: bool | Literal["imagenet"] = True
+    """Standardise frames per channel with the training split's mean and deviation; false: frames
+    are only scaled to [0, 1]. imagenet: with those of ImageNet, which pretrained weights expect."""
     use_state: bool = True
     """Offer the game state to models that read it."""
     validate_episodes: bool = True

@@ -293,6 +293,7 @@ def _fit(
         instructions=instructions,
         auxiliary=None if train.auxiliary is None else (str(auxiliary), train.auxiliary),
         normalize_frames=config.dataset.normalize_frames,
+        color_order=spec.frame.color_order,
     )
 
 

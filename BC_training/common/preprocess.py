@@ -1,5 +1,7 @@
 """From raw ticks to what a model sees. Training and play call the same functions."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
@@ -9,6 +11,9 @@ from BC_training.common.game_state import StateSchema, Vocabulary
 from BC_training.common.instruction import Instructions
 from BC_training.common.types import Batch, Features, Observation, RawObservation, Section
 from gameplay_pipeline.plumbing.errors import UserError
+
+IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+"""Mean and deviation of ImageNet's red, green and blue."""
 
 MIN_STD = 1e-3
 """A channel that hardly varies is centred, not blown up."""
@@ -78,7 +83,8 @@ def fit(
     attributes: tuple[str, ...] = (),
     instructions: Instructions | None = None,
     auxiliary: tuple[str, Float[np.ndarray, "N"]] | None = None,
-    normalize_frames: bool,
+    normalize_frames: bool | Literal["imagenet"],
+    color_order: str,
 ) -> Preprocess:
     """Fits on the training split.
 
@@ -88,14 +94,23 @@ def fit(
         attributes: names of the state's columns.
         instructions: already fitted, if the model reads them.
         auxiliary: name and values of the attribute that the model learns to tell.
-        normalize_frames: standardise frames; otherwise they are only scaled.
+        normalize_frames: standardise frames, with their own statistics or those of ImageNet;
+            otherwise they are only scaled.
+        color_order: of the frames.
 
     Raises:
-        UserError: the auxiliary attribute has no whole numbers.
+        UserError: the auxiliary attribute has no whole numbers, or frames have no three channels
+            where ImageNet's statistics are asked for.
     """
     channels = frames.shape[-1]
     mean, std = np.zeros(channels), np.ones(channels)
-    if normalize_frames:
+    if normalize_frames == "imagenet":
+        if channels != 3:
+            raise UserError(
+                f"dataset.normalize_frames: imagenet has three channels, the frames {channels}"
+            )
+        mean, std = IMAGENET if color_order != "BGR" else IMAGENET[:, ::-1]
+    elif normalize_frames:
         # By the histogram of the 256 levels: exact, and without a float copy of the frames.
         levels = np.arange(256) / 255
         counts = [np.bincount(frames[..., c].reshape(-1), minlength=256) for c in range(channels)]

@@ -75,7 +75,7 @@ class Patches(Backbone):
             channels, config.width, (config.size, config.size), strides=config.size, rngs=rngs
         )
 
-    def __call__(
+    def extract(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
         return self.project(images)

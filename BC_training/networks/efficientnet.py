@@ -1,5 +1,5 @@
 """EfficientNet (Tan & Le 2019), as torchvision builds it, name for name, so that its ImageNet
-weights fit."""
+weights fit; and EfficientNet-Lite0, as TensorFlow builds it."""
 
 import math
 from typing import Any, Literal
@@ -8,25 +8,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from BC_training.common.types import Section
 from BC_training.networks.layers import HE_FAN_OUT, Backbone, ConvNorm
+from BC_training.networks.pretrained import PretrainedConfig
 
 STOCHASTIC_DEPTH = 0.2
 """The rate at which training skips EfficientNet's last block; it grows linearly from zero at the
 first."""
 
 
-class EfficientNetConfig(Section):
+class EfficientNetConfig(PretrainedConfig):
     type: Literal["efficientnet"] = "efficientnet"
     """EfficientNet, with batch norm and stochastic depth."""
-    variant: Literal["b0", "b1", "b2", "b3"] = "b0"
-    """Compound scaling of width and depth; the image size that goes with it is the dataset's."""
+    variant: Literal["b0", "b1", "b2", "b3", "lite0"] = "b0"
+    """Compound scaling of width and depth; the image size that goes with it is the dataset's.
+    lite0: b0 without squeeze-and-excitation and with ReLU6, whose ImageNet weights come in a
+    package (weights: imagenet)."""
     stem: Literal["imagenet", "small"] = "imagenet"
     """Stride of the first convolution. imagenet: 2; the map is 32 times smaller than the image.
     small: 1; the map is 16 times smaller, at 4 times the cost."""
-    weights: str | None = None
-    """A .safetensors file as for resnet, of torchvision.models.efficientnet_b0(weights="DEFAULT").
-    It fits either stem."""
 
 
 class SqueezeExcitation(nnx.Module):
@@ -58,16 +57,21 @@ class MBConv(nnx.Module):
         size: int,
         stride: int,
         skip_rate: float,
+        lite: bool = False,
         rngs: nnx.Rngs,
     ):
         inner = inputs * expansion
-        widen = [ConvNorm(inputs, inner, size=1, rngs=rngs)] if expansion > 1 else []
+        widen = [ConvNorm(inputs, inner, size=1, same=lite, rngs=rngs)] if expansion > 1 else []
+        excite = [] if lite else [SqueezeExcitation(inner, inputs // 4, rngs=rngs)]
+        self.activation = nnx.relu6 if lite else nnx.silu
         self.block: nnx.List[Any] = nnx.List(
             [
                 *widen,
-                ConvNorm(inner, inner, size=size, stride=stride, groups=inner, rngs=rngs),
-                SqueezeExcitation(inner, inputs // 4, rngs=rngs),
-                ConvNorm(inner, outputs, size=1, rngs=rngs),
+                ConvNorm(
+                    inner, inner, size=size, stride=stride, groups=inner, same=lite, rngs=rngs
+                ),
+                *excite,
+                ConvNorm(inner, outputs, size=1, same=lite, rngs=rngs),
             ]
         )
         self.is_residual = stride == 1 and inputs == outputs
@@ -76,17 +80,20 @@ class MBConv(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w c"]:
-        *convolutions, excite, narrow = self.block
+        *layers, narrow = self.block
         x = images
-        for convolution in convolutions:
-            x = nnx.silu(convolution(x, rngs))
-        x = narrow(excite(x), rngs)
+        for layer in layers:
+            is_norm = isinstance(layer, ConvNorm)
+            x = self.activation(layer(x, rngs)) if is_norm else layer(x)
+        x = narrow(x, rngs)
         if not self.is_residual:
             return x
         return images + self.skip(x, deterministic=rngs is None, rngs=rngs)
 
 
-EFFICIENTNETS = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)}
+EFFICIENTNETS = {
+    "b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "lite0": (1.0, 1.0),
+}  # fmt: skip
 """Factors of width and depth, by variant."""
 
 MBCONVS = (
@@ -106,13 +113,15 @@ class EfficientNet(Backbone):
     """EfficientNet without its classifier."""
 
     def __init__(self, config: EfficientNetConfig, channels: int, rngs: nnx.Rngs):
-        self.weights = config.weights
+        self.take(config)
+        lite = config.variant == "lite0"
+        self.activation = nnx.relu6 if lite else nnx.silu
         width_factor, depth_factor = EFFICIENTNETS[config.variant]
         counts = [math.ceil(depth_factor * stage[-1]) for stage in MBCONVS]
         inputs, done = _rounded(32 * width_factor), 0
         stem_stride = 1 if config.stem == "small" else 2
         features: list[nnx.Module] = [
-            ConvNorm(channels, inputs, size=3, stride=stem_stride, rngs=rngs)
+            ConvNorm(channels, inputs, size=3, stride=stem_stride, same=lite, rngs=rngs)
         ]
         for (expansion, size, first_stride, width, _), count in zip(MBCONVS, counts, strict=True):
             outputs, blocks = _rounded(width * width_factor), []
@@ -125,24 +134,25 @@ class EfficientNet(Backbone):
                         size=size,
                         stride=first_stride if number == 0 else 1,
                         skip_rate=STOCHASTIC_DEPTH * done / sum(counts),
+                        lite=lite,
                         rngs=rngs,
                     )
                 )
                 inputs, done = outputs, done + 1
             features.append(nnx.List(blocks))
         self.width = 4 * inputs
-        features.append(ConvNorm(inputs, self.width, size=1, rngs=rngs))
+        features.append(ConvNorm(inputs, self.width, size=1, same=lite, rngs=rngs))
         self.features: nnx.List[Any] = nnx.List(features)
 
-    def __call__(
+    def extract(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
         stem, *stages, last = self.features
-        x = nnx.silu(stem(images, rngs))
+        x = self.activation(stem(images, rngs))
         for stage in stages:
             for block in stage:
                 x = block(x, rngs)
-        return nnx.silu(last(x, rngs))
+        return self.activation(last(x, rngs))
 
 
 def _rounded(channels: float) -> int:

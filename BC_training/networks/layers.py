@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from BC_training.common.types import FrameContract
 from BC_training.networks.convolution import convolve
+from BC_training.networks.pretrained import PretrainedConfig
 
 HE_FAN_OUT = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -21,18 +22,35 @@ small datasets have no more than that."""
 class Backbone(nnx.Module):
     """Turns images into a map of features; the model decides what is done with the map.
 
-    A subclass sets `width` and writes `__call__`.
+    A subclass sets `width` and writes `extract`.
     """
 
     width: int
     """How many channels the map has."""
     weights: str | None = None
-    """The file from which `Model.load_pretrained` fills the backbone; None for none."""
+    """What `Model.load_pretrained` fills the backbone from; None for nothing."""
+    freeze: bool = False
+    """Whether training leaves it as it is, its batch statistics too."""
+    learning_rate: float = 1.0
+    """Its learning rate as a multiple of that of all other layers."""
+
+    def take(self, config: PretrainedConfig) -> None:
+        """Takes over what is configured for weights that others trained."""
+        self.weights, self.freeze = config.weights, config.freeze
+        self.learning_rate = 0.0 if config.freeze else config.learning_rate
+
+    def extract(
+        self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
+    ) -> Float[Array, "B h w F"]:
+        """The map of features."""
+        raise NotImplementedError
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
-        raise NotImplementedError
+        if self.freeze:
+            return jax.lax.stop_gradient(self.extract(images, None))
+        return self.extract(images, rngs)
 
     def map_size(self, frame: FrameContract) -> tuple[int, int]:
         """Height and width of the map for this size of frame."""
@@ -44,8 +62,9 @@ class Backbone(nnx.Module):
 class ConvNorm(nnx.Module):
     """Convolution and batch norm.
 
-    Padding is the same on all sides, as in torchvision. With a stride of 2 and an even size, SAME
-    pads one side more, which shifts the image by a pixel under pretrained weights.
+    Padding is the same on all sides, as in torchvision, or, for weights of TensorFlow, SAME. With a
+    stride of 2 and an even size that pads one side more, which shifts the image by a pixel under
+    weights of the other.
     """
 
     def __init__(
@@ -56,6 +75,7 @@ class ConvNorm(nnx.Module):
         size: int,
         stride: int = 1,
         groups: int = 1,
+        same: bool = False,
         rngs: nnx.Rngs,
     ):
         self.conv = nnx.Conv(
@@ -63,14 +83,16 @@ class ConvNorm(nnx.Module):
             outputs,
             (size, size),
             strides=stride,
-            padding=size // 2,
+            padding="SAME" if same else size // 2,
             feature_group_count=groups,
             use_bias=False,
             conv_general_dilated=convolve,
             kernel_init=HE_FAN_OUT,
             rngs=rngs,
         )
-        self.norm = nnx.BatchNorm(outputs, momentum=BATCH_NORM_MOMENTUM, rngs=rngs)
+        self.norm = nnx.BatchNorm(
+            outputs, momentum=BATCH_NORM_MOMENTUM, epsilon=1e-3 if same else 1e-5, rngs=rngs
+        )
 
     def __call__(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
@@ -160,7 +182,7 @@ class ConvEncoder(Backbone):
             ]
         )
 
-    def __call__(
+    def extract(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
         for block in self.blocks:

@@ -1,6 +1,5 @@
 """The base of every model: a per-tick encoder, a decoder over the window, and a loss."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,6 @@ from BC_training.common.types import Batch, DataSpec, ModelConfig, Observation
 from BC_training.networks import losses, pretrained
 from BC_training.networks.layers import Backbone
 from BC_training.networks.losses import Objective
-from gameplay_pipeline.plumbing.paths import expand
 
 
 class Output(NamedTuple):
@@ -44,15 +42,30 @@ class Model(nnx.Module):
             else None
         )
 
-    def load_pretrained(self) -> None:
+    def backbones(self) -> dict[str, Backbone]:
+        """The model's backbones, by the dotted names of their places."""
+        return {
+            ".".join(map(str, path)): module
+            for path, module in nnx.iter_modules(self)
+            if isinstance(module, Backbone)
+        }
+
+    def multiples(self) -> dict[str, float]:
+        """What layers multiply the learning rate by, by the start of their dotted names."""
+        return {f"{name}.": module.learning_rate for name, module in self.backbones().items()}
+
+    def load_pretrained(self, color_order: str) -> None:
         """Fills backbones from the weights that they are configured with, before a run begins.
+
+        Args:
+            color_order: of the dataset's frames.
 
         Raises:
             UserError: a file is missing, can't be read, or does not fit its backbone.
         """
-        for _, module in nnx.iter_modules(self):
-            if isinstance(module, Backbone) and module.weights is not None:
-                pretrained.fill(module, Path(expand(module.weights)))
+        for backbone in self.backbones().values():
+            if backbone.weights is not None:
+                pretrained.fill(backbone, backbone.weights, color_order)
 
     def encode(self, tick: Observation, rngs: nnx.Rngs | None) -> Float[Array, "B F"]:
         """Features of one tick of everything (an Observation without the axis T)."""

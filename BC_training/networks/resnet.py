@@ -6,11 +6,11 @@ from typing import Any, Literal
 from flax import nnx
 from jaxtyping import Array, Float
 
-from BC_training.common.types import Section
 from BC_training.networks.layers import Backbone, ConvNorm
+from BC_training.networks.pretrained import PretrainedConfig
 
 
-class ResNetConfig(Section):
+class ResNetConfig(PretrainedConfig):
     type: Literal["resnet"] = "resnet"
     """ResNet, with batch norm."""
     depth: Literal[18, 34, 50] = 18
@@ -20,14 +20,6 @@ class ResNetConfig(Section):
     """imagenet: a 7x7 convolution of stride 2 and a max pool; the map is 32 times smaller than the
     image. small: a 3x3 convolution of stride 1 and no pool, as is usual for images of up to 64
     pixels; the map is 8 times smaller, at 16 times the cost."""
-    weights: str | None = None
-    """A .safetensors file with torchvision's tensors for a run to begin with, looked up from the
-    current folder, or a .pth that PyTorch saved before 1.6; null begins at random. The file of
-    torchvision's own weights is written by
-    safetensors.torch.save_file(torchvision.models.resnet18(weights="DEFAULT").state_dict(), FILE).
-    They were trained on RGB images standardised by ImageNet's statistics. Here frames are
-    standardised by the training split's, in the colour order of the dataset, so that these weights
-    are a beginning to train from, not a fixed feature extractor."""
 
 
 class BasicBlock(nnx.Module):
@@ -91,7 +83,7 @@ class ResNet(Backbone):
     """ResNet without its classifier; the map has 8 * RESNET_WIDTH * expansion channels."""
 
     def __init__(self, config: ResNetConfig, channels: int, rngs: nnx.Rngs):
-        self.weights = config.weights
+        self.take(config)
         self.max_pool = nnx.max_pool
         self.is_small = config.stem == "small"
         block, counts = RESNETS[config.depth]
@@ -114,7 +106,7 @@ class ResNet(Backbone):
         self.layer4 = nnx.List(blocks(3))
         self.width = 8 * RESNET_WIDTH * block.expansion
 
-    def __call__(
+    def extract(
         self, images: Float[Array, "B H W C"], rngs: nnx.Rngs | None
     ) -> Float[Array, "B h w F"]:
         x = nnx.relu(self.conv1(images, rngs))

@@ -1,11 +1,14 @@
 """What is minimised, and how: objective, learning-rate schedule, gradient clipping, optimizer."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Bool
 
+from BC_training.checkpoints.state import flatten, unflatten
 from BC_training.common.config import TrainingConfig
 from BC_training.networks.losses import Objective, class_weights
 
@@ -46,19 +49,34 @@ def schedule(config: TrainingConfig, steps_per_epoch: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: TrainingConfig, learning_rate: optax.Schedule
+    config: TrainingConfig, learning_rate: optax.Schedule, multiples: Mapping[str, float]
 ) -> optax.GradientTransformation:
-    """AdamW after clipping by global norm. Biases and norms are not decayed."""
+    """AdamW after clipping by global norm. Biases and norms are not decayed.
+
+    Args:
+        config: the section `training` of the configuration.
+        learning_rate: of all layers, by step.
+        multiples: of it, for layers whose dotted names begin so.
+    """
     clip = (
         optax.identity()
         if config.grad_clip_norm is None
         else optax.clip_by_global_norm(config.grad_clip_norm)
     )
-    return optax.chain(
-        clip,
-        optax.adamw(
-            learning_rate,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
+    adamw = optax.adamw(
+        learning_rate,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
+    if set(multiples.values()) <= {1.0}:
+        return optax.chain(clip, adamw)
+
+    def scale(updates: optax.Updates, params: optax.Params | None = None) -> optax.Updates:
+        del params
+        scaled = {
+            name: update * next((m for start, m in multiples.items() if name.startswith(start)), 1)
+            for name, update in flatten(updates).items()
+        }
+        return unflatten(updates, scaled)
+
+    return optax.chain(clip, adamw, optax.stateless(scale))

@@ -140,7 +140,7 @@ class Trainer:
         if self.resumed is None:
             model = begin(model, start, config, self.spec)
         self.learning_rate = optimizers.schedule(training, self.steps_per_epoch)
-        optimizer = optimizers.make_optimizer(training, self.learning_rate)
+        optimizer = optimizers.make_optimizer(training, self.learning_rate, model.multiples())
         self.state = init_state(config, model, optimizer, devices)
         same_run.require_same_arrays(self.state.params, devices.hosts)
         if self.resumed is not None:

@@ -1,6 +1,7 @@
 """Begins a run with the parameters of another's checkpoint instead of random ones."""
 
 import dataclasses
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -90,5 +91,9 @@ def begin(model: Model, start: WarmStart | None, config: Config, spec: DataSpec)
     """
     if start is not None:
         return start.fill(model, config, spec)
-    model.load_pretrained()
+    model.load_pretrained(spec.frame.color_order)
+    for name, backbone in model.backbones().items():
+        if backbone.freeze and backbone.weights is None:
+            warnings.warn(f"{name}: freeze without weights: it stays as random as it is made",
+                          stacklevel=2)  # fmt: skip
     return model

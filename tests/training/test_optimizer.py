@@ -30,7 +30,7 @@ def test_constant_stays():
 
 
 def first_moment(config, gradient):
-    optimizer = optim.make_optimizer(config, lambda step: 1e-3)
+    optimizer = optim.make_optimizer(config, lambda step: 1e-3, {})
     params = {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}
     grads = {"kernel": jnp.full((3, 3), gradient), "bias": jnp.zeros(3)}
     updates, state = optimizer.update(grads, optimizer.init(params), params)
@@ -48,3 +48,19 @@ def test_biases_are_not_decayed():
     updates, _ = first_moment(TrainingConfig(weight_decay=0.5), 0.0)
     assert np.all(np.asarray(updates["bias"]) == 0)
     assert np.allclose(updates["kernel"], -1e-3 * 0.5)
+
+
+def test_layers_learn_at_multiples_of_the_rate_or_not_at_all():
+    config = TrainingConfig(weight_decay=0.5)
+    params = {"backbone": {"kernel": jnp.ones((3, 3))}, "backbones_head": jnp.ones((3, 3))}
+    grads = {"backbone": {"kernel": jnp.full((3, 3), 0.1)}, "backbones_head": jnp.ones((3, 3))}
+
+    def updated(multiple):
+        optimizer = optim.make_optimizer(config, lambda step: 1e-3, {"backbone.": multiple})
+        return optimizer.update(grads, optimizer.init(params), params)[0]
+
+    whole, tenth, none = (updated(multiple) for multiple in (1.0, 0.1, 0.0))
+    assert np.allclose(tenth["backbone"]["kernel"], 0.1 * whole["backbone"]["kernel"])
+    assert not np.any(none["backbone"]["kernel"])
+    for other in (tenth, none):
+        assert np.array_equal(other["backbones_head"], whole["backbones_head"])
