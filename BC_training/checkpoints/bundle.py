@@ -57,6 +57,8 @@ class Bundle(Section):
     """Means over its fights while it was trained, where it had any: `won`, `boss_health_removed`,
     `seconds`, `return`, `presses` a second; None where the environment doesn't say."""
     versions: dict[str, str]
+    dataset: str | None = None
+    """A digest of the episodes that were trained on, but for their frames; older ones have none."""
     digests: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each array of each item, in hexadecimal."""
 

@@ -1,6 +1,7 @@
 """The one dataset: windows over the episodes of a split, on any frame store."""
 
 import dataclasses
+import functools
 import itertools
 import operator
 from collections import deque
@@ -206,6 +207,11 @@ class Data:
     splits: dict[str, Dataset]
     preprocess: Preprocess
     """Fitted on the training split, or a checkpoint's."""
+
+    @functools.cached_property
+    def content(self) -> str:
+        """A digest of the episodes but for their frames, in their order."""
+        return self.episodes.content()
 
 
 def open_data(

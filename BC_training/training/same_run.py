@@ -60,7 +60,7 @@ def require_same_data(data: Data, hosts: Hosts) -> None:
     some = train.frames(np.linspace(0, len(train) - 1, FRAMES).astype(int))
     hosts.require_same(
         {
-            "dataset": data.episodes.content(),
+            "dataset": data.content,
             "dataset, some of its frames": zlib.crc32(some.tobytes()),
             "dataset.residency is device": data.opened.residency == "device",
         }

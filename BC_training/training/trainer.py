@@ -320,6 +320,7 @@ class Trainer:
             epoch=epoch,
             metrics=None if predictions is None else self.evaluator.score(predictions),
             versions=versions(),
+            dataset=self.data.content,
         )
 
     def _newest(self) -> Bundle | None:
@@ -334,6 +335,11 @@ class Trainer:
             raise UserError(
                 f"--resume: {path} has {ticks} training ticks, another number than when step "
                 f"{bundle.step} was made"
+            )
+        if bundle.dataset not in (None, self.data.content):
+            raise UserError(
+                f"--resume: {path}: its episodes are not those from which step {bundle.step} was "
+                "made"
             )
         return bundle
 

@@ -101,5 +101,8 @@ def test_a_mixed_run_that_goes_on_equals_one_that_was_not_stopped(made, tmp_path
     ones, others = (flatten(nnx.state(model)) for model in (one, two))
     assert all(np.array_equal(ones[name], others[name]) for name in ones)
     assert read_bundle(last(whole)).preprocess == read_bundle(last(first)).preprocess
+    longer = ("--training.num_epochs", "3", "--resume")
+    swapped = train(f"[{other.path}, {made.path}]", halves, *options, *longer)
+    assert "its episodes are not those from which step 10 was made" in swapped.err
     changed = train(paths, halves, *options[:3], "[0.5, 0.5]", *options[4:], "--resume")
     assert "dataset.shares: [0.75, 0.25] then, [0.5, 0.5] now" in changed.err
