@@ -1,7 +1,8 @@
 """Trainings one after the other, which also write which samples each step takes.
 
 python -m benchmarks.traced_training JOBS.json [--system.KEY VALUE ...], where a job has the keys of
-a configuration (`flags`), and by how much the parameters at the start are disturbed (`disturb`).
+a configuration (`flags`), and by how much the parameters at the start are disturbed (`disturb`), in
+which way (`disturbance`).
 """
 
 import json
@@ -33,9 +34,9 @@ def _digests(batch: Batch) -> list[int]:
     ]
 
 
-def _disturbed(state: TrainState, share: float) -> TrainState:
+def _disturbed(state: TrainState, share: float, seed: int) -> TrainState:
     """Changes every parameter by about that share of itself, as another rounding would."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def change(leaf: Any) -> Any:
         noise = rng.normal(size=leaf.shape) * share
@@ -58,7 +59,9 @@ def _run(job: Mapping[str, Any], system: list[str], hosts: Hosts) -> None:
                 yield batch
 
         Dataset.train_batches = traced
-        trainer.init_state = lambda *args: _disturbed(init_state(*args), job.get("disturb", 0.0))
+        trainer.init_state = lambda *args: _disturbed(
+            init_state(*args), job.get("disturb", 0.0), job.get("disturbance", 0)
+        )
         try:
             trainer.train(config, resume=True, hosts=hosts)
         finally:

@@ -177,18 +177,21 @@ def elsewhere(rows: dict[str, Any]) -> str:
 
 def split(rows: Sequence[dict[str, Any]]) -> str:
     """Models and learning rates, a row each."""
-    names = {"disturbed": "one, disturbed", "changed": "each in turn"}
-    layouts: list[str] = list(dict.fromkeys(row["layout"] for row in rows))
+    names = {"changed": "each in turn"}
+    largest: dict[tuple[str, float, int], dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        cells = largest.setdefault((row["model"], row["rate"], row["warmup"]), {})
+        kind = row["layout"]
+        column = "one, disturbed" if kind.startswith("disturbed") else names.get(kind, kind)
+        loss, parameter = cells.get(column, (0.0, 0.0))
+        cells[column] = (max(loss, row["losses"]), max(parameter, row["parameters"]))
+    columns = list(dict.fromkeys(column for cells in largest.values() for column in cells))
     lines = []
-    for model, rate in dict.fromkeys((row["model"], row["learning_rate"]) for row in rows):
-        of_layout = {
-            row["layout"]: f"{row['losses']:.1e} / {row['parameters']:.1e}"
-            for row in rows
-            if (row["model"], row["learning_rate"]) == (model, rate)
-        }
-        lines.append([model, f"{rate:g}", *(of_layout.get(layout, "-") for layout in layouts)])
-    heads = ["losses / parameters", "learning rate"]
-    return table([*heads, *(names.get(layout, layout) for layout in layouts)], lines)
+    for (model, rate, rise), cells in largest.items():
+        when = f"after {10 * rise} steps of warm-up" if rise else "from the first step"
+        figures = ["{:.1e} / {:.1e}".format(*cells[c]) if c in cells else "-" for c in columns]
+        lines.append([model, f"{rate:g} {when}", *figures])
+    return table(["loss / parameter", "learning rate", *columns], lines)
 
 
 def scaling(rows: Sequence[dict[str, Any]]) -> str:
