@@ -181,8 +181,8 @@ def split(rows: Sequence[dict[str, Any]]) -> str:
     largest: dict[tuple[str, float, int], dict[str, tuple[float, float]]] = {}
     for row in rows:
         cells = largest.setdefault((row["model"], row["rate"], row["warmup"]), {})
-        kind = row["layout"]
-        column = "one, disturbed" if kind.startswith("disturbed") else names.get(kind, kind)
+        kind: str = row["layout"]
+        column: str = "one, disturbed" if kind.startswith("disturbed") else names.get(kind, kind)
         loss, parameter = cells.get(column, (0.0, 0.0))
         cells[column] = (max(loss, row["losses"]), max(parameter, row["parameters"]))
     columns = list(dict.fromkeys(column for cells in largest.values() for column in cells))
