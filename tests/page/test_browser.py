@@ -21,19 +21,22 @@ pytestmark = [
 
 from tests.support.commands import start  # noqa: E402
 
-LOG = """
-window.events = []; window.shown = {};
-for (const kind of ["keydown", "keyup"])
-  addEventListener(kind, e => e.repeat || events.push([kind, e.code, performance.now()]), true);
-new MutationObserver(() => shown[document.body.dataset.tick] ??= performance.now())
-  .observe(document, {attributes: true, subtree: true, attributeFilter: ["data-tick"]});
-"""
-"""Keeps what happens in the page, whatever the page makes of it."""
+KEYS = ("KeyA", "KeyL", "Space", "KeyD", "KeyJ", "KeyS", "KeyW")
+"""The default keys of the arena's buttons, in their order."""
 
-KEYS = {"KeyA": 0, "KeyL": 1, "Space": 2, "KeyD": 3, "KeyJ": 4, "KeyS": 5, "KeyW": 6}
-"""The arena's buttons under their default keys."""
-EDGE_MS = 15
-"""A key that moves so shortly before the next tick is shown may reach the game after it."""
+FINGERS = """plan => {
+  window.held = {};
+  let down = [];
+  new MutationObserver(() => {
+    const tick = document.body.dataset.tick, wanted = plan[tick % plan.length];
+    if (document.body.dataset.phase !== "playing" || tick in held) return;
+    const move = kind => code => window.dispatchEvent(new KeyboardEvent(kind, {code}));
+    down.filter(code => !wanted.includes(code)).forEach(move("keyup"));
+    wanted.filter(code => !down.includes(code)).forEach(move("keydown"));
+    held[tick] = down = wanted;
+  }).observe(document.body, {attributes: true, attributeFilter: ["data-tick"]});
+}"""
+"""Presses keys as a plan has it for each tick, and keeps in which ticks which were down."""
 
 
 @contextlib.contextmanager
@@ -60,7 +63,6 @@ def browser():
 def open_page(browser, address):
     # What waits for the page's state is evaluated in the page, which its policy forbids.
     page = browser.new_page(viewport={"width": 1280, "height": 760}, bypass_csp=True)
-    page.add_init_script(LOG)
     page.goto(address)
     page.wait_for_selector("[data-ask=start]")
     return page
@@ -78,59 +80,40 @@ def to_tick(page, tick):
     return page.evaluate("document.body.dataset.phase") == "playing"
 
 
-def fight(page):
-    """Walks up to the boss and strikes at it until one of them is dead."""
-    page.keyboard.press("Enter")
-    is_in(page, "playing")
-    page.keyboard.press("l")
-    page.keyboard.down("w")
-    tick = 20
-    while to_tick(page, tick):
-        keys = ("j", "Space", "a", "j", "d")
-        page.keyboard.down(keys[tick // 7 % 5])
-        if not to_tick(page, tick + 3):
-            break
-        page.keyboard.up(keys[tick // 7 % 5])
-        tick += 7
-    is_in(page, "over")
-
-
-def held(page, ticks):
-    """Which buttons were down in each tick as the page showed it, and which of that is certain."""
-    shown = page.evaluate("window.shown")
-    begin = np.array([shown.get(str(tick), np.nan) for tick in range(ticks)])
-    begin = np.minimum.accumulate(np.where(np.isnan(begin), np.inf, begin)[::-1])[::-1]
-    down, sure = np.zeros((ticks, 7), bool), np.ones((ticks, 7), bool)
-    for kind, code, when in page.evaluate("window.events"):
-        if code not in KEYS or when < begin[0]:
-            continue
-        button, tick = KEYS[code], int(np.searchsorted(begin, when, side="right")) - 1
-        down[tick:, button] = kind == "keydown"
-        if tick + 1 < ticks and begin[tick + 1] - when < EDGE_MS:
-            sure[tick : tick + 2, button] = False
-    return down, sure
+def plan():
+    """Walks up to the boss, strikes and sways: the keys that are down in each of 84 ticks."""
+    every = {"KeyL": (4, 84, 3), "KeyJ": (0, 12, 3), "Space": (7, 21, 2), "KeyA": (9, 28, 6),
+             "KeyD": (20, 28, 7), "KeyS": (40, 42, 1), "KeyW": (0, 12, 9)}  # fmt: skip
+    return [
+        [key for key, (first, period, length) in every.items() if (t - first) % period < length]
+        for t in range(84)
+    ]
 
 
 def test_a_fight_in_a_browser_is_recorded_tick_for_tick_at_its_rate(browser, tmp_path):
     out = tmp_path / "mine.zarr"
     with recording(out, "--episodes", "1") as (process, address):
         page = open_page(browser, address)
-        fight(page)
-        ticks = int(page.evaluate("document.body.dataset.tick")) + 1
-        down, sure = held(page, ticks)
+        page.evaluate(FINGERS, plan())
+        page.keyboard.press("Enter")
+        is_in(page, "over")
+        held = page.evaluate("window.held")
         page.screenshot(path=tmp_path / "over.png")
         page.keyboard.press("Enter")
         assert process.wait(timeout=30) == 0
-        page.wait_for_function(
-            "document.getElementById('title').textContent === 'The session is over'"
-        )
+        page.wait_for_selector("text=The session is over")
         page.close()
     episode = zarr.open_group(out, mode="r")["episode_0"]
     actions = np.asarray(episode["actions"])
-    assert len(actions) == ticks > 100
-    assert (actions != down)[sure].sum() <= 1, "one late tick is a busy machine's"
-    assert sure.mean() > 0.98
-    assert actions.sum(axis=0)[[0, 1, 2, 4, 6]].min() > 0
+    assert len(actions) > 100
+    assert int(max(held, key=int)) == len(actions) - 1
+    shown = [t for t in range(len(actions)) if str(t) in held]
+    down = np.array([[key in held[str(t)] for key in KEYS] for t in shown])
+    late = actions[shown] != down
+    # On a busy machine a frame may come so late that its tick is over; the keys count for the next.
+    assert late.any(axis=1).mean() < 0.05
+    assert (late <= (actions[shown] == np.roll(down, 1, axis=0))).all()
+    assert (actions.sum(axis=0) > 0).all()
     assert episode.attrs["fps"] == pytest.approx(17, rel=0.05)
     steps = np.diff(np.asarray(episode["timestamps"]))
     assert np.median(steps) == pytest.approx(1 / 17, rel=0.05)
