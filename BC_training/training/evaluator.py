@@ -116,10 +116,11 @@ class Evaluator:
         """RGB charts by the names that they have in the log."""
         from BC_training.analysis.policy import charts  # takes a second, so only where it is wanted
 
+        judged = self.dataset.targets
         drawn = charts.draw(
-            predictions.probabilities,
-            self.dataset.actions,
-            self.dataset.episode,
+            predictions.probabilities[judged],
+            self.dataset.actions[judged],
+            self.dataset.stretches(judged),
             title=f"{self.dataset.names[0]} of the val split",
             names=self.spec.actions,
             thresholds=np.array(thresholds),
