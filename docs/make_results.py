@@ -245,7 +245,7 @@ def page() -> str:
         )
         text += split(layouts["rows"]) + texts.SPLIT_READ
     if devices := results.get("scaling-cpu"):
-        text += texts.SCALING.format(**devices) + scaling(devices["rows"])
+        text += texts.SCALING.format(**devices) + scaling(devices["rows"]) + "\n"
     if zoo := results.get("model_zoo"):
         fights = max(row["fights"] for row in zoo["rows"].values())
         facts = {**zoo, "disturbed": 100 * zoo["disturbed"]}

@@ -151,6 +151,6 @@ and its gradient is rounding alone, of which Adam makes whole steps.
 SCALING = """
 `uv run python -m benchmarks.scaling` trains the default pure_cnn at 144x256 on {device}, in
 batches of {batch}. The devices are virtual, on the same {cores} cores: this measures what splitting
-costs, never what it gains.
+costs, never what it gains. (The machine was busy: compare the ratios, not the speeds.)
 
 """
