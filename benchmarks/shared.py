@@ -1,5 +1,6 @@
 """What several benchmarks need: how long a call takes, where it is measured, where figures go."""
 
+import contextlib
 import importlib.metadata
 import platform
 import time
@@ -31,5 +32,8 @@ def machine() -> dict[str, Any]:
     """Says where and with what it is measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    packages = {name: importlib.metadata.version(name) for name in ("jax", "onnxruntime")}
+    packages = {}
+    for name in ("jax", "onnxruntime"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages[name] = importlib.metadata.version(name)
     return {"cpu": cpu, "cores": usable_cores(), "system": platform.system(), **packages}
