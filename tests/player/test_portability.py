@@ -65,9 +65,9 @@ sys.argv[1:] = {arguments}
 sys.exit(command.run(main))
 """
 COMMANDS = """
-for name in ("repack", "convert_to_zarr", "record"):
+for name in ("repack", "convert_to_zarr", "record", "page.server", "page.fights"):
     importlib.import_module(f"gameplay_pipeline.{{name}}")
-for name in ("evaluate", "rollout", "serve", "export", "analyze_dataset"):
+for name in ("evaluate", "rollout", "serve", "export", "analyze_dataset", "correct"):
     importlib.import_module(f"BC_training.{{name}}")
 from gameplay_pipeline import record, repack
 sys.argv[1:] = ["--env", "boss_arena:BossArena-v0", "--out", {folder!r} + "/a.zarr",
