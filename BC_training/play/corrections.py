@@ -7,6 +7,8 @@ structured prediction to no-regret online learning", DAgger).
 
 import contextlib
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from BC_training.checkpoints.bundle import Bundle
 from BC_training.play.fights import FightSetup, make_env
 from BC_training.play.film import Film
 from BC_training.play.policy import Policy
@@ -154,11 +157,18 @@ class CorrectionSetup(NamedTuple):
             "env": env.name,
             "policy": f"corrected by {'a person' if self.share is None else 'the expert'}",
             "model": bundle.config.model.name,
-            "checkpoint": str(bundle.to_json()["sha256"])[:16],
+            "checkpoint": _identity(bundle),
             **({} if self.share is None else {"share": self.share}),
             "seed": self.seed,
         }
         return dataset_info(env, {**source, **({"adapter": adapter} if adapter else {})})
+
+
+def _identity(bundle: Bundle) -> str:
+    """Returns a digest of what a checkpoint decides by, however the rest of its bundle is
+    written."""
+    decides = json.dumps([bundle.digests, bundle.thresholds], sort_keys=True)
+    return hashlib.sha256(decides.encode()).hexdigest()[:16]
 
 
 def correct_by_expert(
