@@ -210,8 +210,9 @@ def corrected(pooled: dict[str, Any]) -> str:
     def cell(row: dict[str, Any], key: str, scale: float) -> str:
         if row[key]["pooled"] is None:
             return "-"
-        by_seed = ", ".join(f"{scale * value:.0f}" for value in row[key]["by_seed"])
-        return f"{interval(row[key]['pooled'], scale)} ({by_seed})"
+        digits = 1 if key == "reward" else 0
+        by_seed = ", ".join(f"{scale * value:.{digits}f}" for value in row[key]["by_seed"])
+        return f"{interval(row[key]['pooled'], scale, digits)} ({by_seed})"
 
     keys = {"won": 100, "boss_health_removed": 100, "reward": 1}
     lines = [
