@@ -155,7 +155,7 @@ SCALING = """
 On one device nothing is split, and it costs nothing: in nine runs in turn of this code and of
 commit a05e938, which knew one device only, a step of the default pure_cnn at 144x256 takes 210.2
 and 210.2 ms of processor time (mean of each run's 10th percentile; the machine was too busy to
-compare times of day), and one of a tiny network 1.75 and 1.74 ms.
+compare times of day), and one of a tiny network 1.77 and 1.74 ms (median of five runs' fastest).
 
 `uv run python -m benchmarks.scaling` trains the default pure_cnn at 144x256 on {device}, in
 batches of {batch}. The devices are virtual, on the same {cores} cores: this measures what splitting
