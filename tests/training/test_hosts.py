@@ -298,6 +298,7 @@ def test_a_signal_to_one_host_stops_all_at_one_step_and_a_killed_host_is_named(t
         processes[1].send_signal(signal.SIGTERM)
         stopped = ends(processes, 60)
     assert [end.status for end in stopped] == [130, 130], stopped
+    assert re.search(r"host 1 \(.*\) was told to stop; all stop", stopped[0].err)
     saved = int(last(folder).name)
     assert f"stopped after step {saved}" in stopped[0].out
     with started([job(1000, True)], devices=2, hosts=2) as processes:
