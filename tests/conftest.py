@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import importlib.metadata
 import os
 import signal
 import tempfile
@@ -15,9 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Most of what tests wait for is the compiler; what it makes runs for milliseconds.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    # Later versions have no choice of emitters.
-    + " --xla_cpu_use_fusion_emitters=false" * (importlib.metadata.version("jaxlib") < "0.11"),
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
 # Every process that a test starts imports the same two thousand modules: they are compiled to
