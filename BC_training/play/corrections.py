@@ -112,6 +112,10 @@ class CorrectedFight(NamedTuple):
     """None where the environment doesn't say."""
 
 
+Record = Callable[[Environment, Policy, int, EpisodeWriter], CorrectedFight]
+"""Has the fight of a seed corrected, and writes it."""
+
+
 class CorrectionSetup(NamedTuple):
     """What all corrected fights have in common."""
 
@@ -186,22 +190,28 @@ def correct_by_expert(
         UserError: the environment can't be made, or breaks the checkpoint's contract.
     """
     if workers == 0:
-        with _corrector(setup, info) as have:
+        with corrector(setup, info, functools.partial(_record, setup)) as have:
             for number in numbers:
                 yield have(number)
         return
     try:
-        corrector = functools.partial(_corrector_on_cpu, setup, info)
-        yield from in_worker_processes(corrector, numbers, workers)
+        on_cpu = functools.partial(_corrector_on_cpu, setup, info)
+        yield from in_worker_processes(on_cpu, numbers, workers)
     except WorkerDied as error:
         raise UserError(f"{error}; run the same command again to go on") from error
 
 
 @contextlib.contextmanager
-def _corrector(
-    setup: CorrectionSetup, info: DatasetInfo
+def corrector(
+    setup: CorrectionSetup, info: DatasetInfo, record: Record
 ) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
-    """Gives what has one fight after another corrected, with one policy and one environment."""
+    """Gives what has one fight after another corrected, with one policy and one environment.
+
+    Args:
+        setup: policy, environment and dataset.
+        info: what the dataset says of itself.
+        record: has a fight of a seed corrected, and writes it.
+    """
     policy = setup.fights.policy()
     name = policy.bundle.config.model.name
     with KeptEnvironment(setup.make_env) as kept:
@@ -209,7 +219,7 @@ def _corrector(
         def have(number: int) -> CorrectedFight | Failure:
             def fight(env: Environment) -> CorrectedFight:
                 with EpisodeWriter(setup.dataset, number, info, 3) as writer:
-                    return _record(env, policy, setup, setup.seed + number, writer)
+                    return record(env, policy, setup.seed + number, writer)
 
             return kept.attempt(fight, name, setup.seed + number)
 
@@ -217,7 +227,7 @@ def _corrector(
 
 
 def _record(
-    env: Environment, policy: Policy, setup: CorrectionSetup, seed: int, writer: EpisodeWriter
+    setup: CorrectionSetup, env: Environment, policy: Policy, seed: int, writer: EpisodeWriter
 ) -> CorrectedFight:
     """Has a fight corrected, and records it. What the environment or its expert raises comes
     through; then nothing is recorded."""
@@ -238,8 +248,9 @@ def _record(
             observers.append(stack.enter_context(film))
         outcome = play(env, player.begin, seed, observers, player.drive)
     attributes = {**setup.attributes(policy, seed), JUDGED: "all"}
-    writer.finish({**storable(outcome.info), **attributes}, corrections=player.corrections())
-    return summarize_fight(outcome, np.stack(judgements), player.corrections())
+    corrections = player.corrections()
+    writer.finish({**storable(outcome.info), **attributes}, corrections=corrections)
+    return summarize_fight(outcome, np.stack(judgements), corrections)
 
 
 def summarize_fight(
@@ -261,4 +272,4 @@ def _corrector_on_cpu(
 ) -> contextlib.AbstractContextManager[Callable[[int], CorrectedFight | Failure]]:
     # The accelerator may be lent to one process only.
     jax.config.update("jax_platforms", "cpu")
-    return _corrector(setup, info)
+    return corrector(setup, info, functools.partial(_record, setup))

@@ -1,13 +1,13 @@
 """A policy plays until a person presses something, and again once the person presses nothing."""
 
-import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from BC_training.play.corrections import CorrectedFight, CorrectionSetup, summarize_fight
+from BC_training.play.corrections import CorrectedFight, CorrectionSetup, corrector, summarize_fight
 from BC_training.play.policy import Policy
 from gameplay_pipeline.environments.adapter import Environment
 from gameplay_pipeline.environments.keyboard_hook import KeyboardHook
@@ -18,7 +18,6 @@ from gameplay_pipeline.page.desk import Desk
 from gameplay_pipeline.page.person import PagePerson
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, discard_episode
-from ranni_player.environment import KeptEnvironment
 
 SILENCE_S = 0.7
 """Seconds without a key after which the policy has the buttons again."""
@@ -113,8 +112,9 @@ def correct_at_page(
     fights = max(numbers, default=-1) + 1
     greeting = Greeting(setup.fights.env_id, task, info.keys, info.fps, fights, has_policy=True)
     desk = Desk(len(info.keys))
+    record = functools.partial(_record, setup, lambda env: PagePerson(desk, env))
     with (
-        _corrector(setup, info, lambda env: PagePerson(desk, env)) as have,
+        corrector(setup, info, record) as have,
         serve_page(desk, greeting, host, port) as address,
     ):
         print(f"take over at {address} (fights that are over are kept; Ctrl-C ends it)", flush=True)
@@ -138,45 +138,35 @@ def correct_at_keyboard(
     Raises:
         UserError: the keyboard can't be listened to, or the game waits for its player.
     """
-    with KeyboardHook(keys, info.keys) as hook, _corrector(setup, info, lambda _: hook) as have:
-        for number in numbers:
-            yield have(number)
+    with KeyboardHook(keys, info.keys) as hook:
+        record = functools.partial(_record, setup, lambda _: hook)
+        with corrector(setup, info, record) as have:
+            for number in numbers:
+                yield have(number)
 
 
-@contextlib.contextmanager
-def _corrector(
+def _record(
     setup: CorrectionSetup,
-    info: DatasetInfo,
     make_person: Callable[[Environment], PagePerson | KeyboardHook],
-) -> Iterator[Callable[[int], CorrectedFight | Failure]]:
-    """Gives what has one fight after another and records it."""
-    policy = setup.fights.policy()
-    name = policy.bundle.config.model.name
-    with KeptEnvironment(setup.make_env) as kept:
-
-        def have(number: int) -> CorrectedFight | Failure:
-            seed = setup.seed + number
-
-            def fight(env: Environment) -> CorrectedFight:
-                assert info.fps is not None
-                person = make_person(env)
-                if isinstance(person, KeyboardHook) and not env.is_real_time:
-                    raise UserError(f"--keys: {env.name} does not go on by itself; use the page")
-                player = Takeover(policy, person, info.fps, setup.instruction)
-                with EpisodeWriter(setup.dataset, number, info, 3) as writer:
-                    with writing_aside(writer) as append:
-                        outcome = play(env, player.begin, seed, [append])
-                    attributes = {**storable(outcome.info), **setup.attributes(policy, seed)}
-                    corrections = player.corrections()
-                    if isinstance(person, PagePerson):  # which keeps the time
-                        attributes |= person.rate()
-                        times = person.timestamps()
-                        writer.finish(attributes, timestamps=times, corrections=corrections)
-                        person.show_end(outcome)
-                    else:
-                        writer.finish(attributes, corrections=corrections)
-                return summarize_fight(outcome, player.actions(), corrections)
-
-            return kept.attempt(fight, name, seed)
-
-        yield have
+    env: Environment,
+    policy: Policy,
+    seed: int,
+    writer: EpisodeWriter,
+) -> CorrectedFight:
+    """Has a fight in which a person may take over, and records it."""
+    assert writer.info.fps is not None
+    person = make_person(env)
+    if isinstance(person, KeyboardHook) and not env.is_real_time:
+        raise UserError(f"--keys: {env.name} does not go on by itself; use the page")
+    player = Takeover(policy, person, writer.info.fps, setup.instruction)
+    with writing_aside(writer) as append:
+        outcome = play(env, player.begin, seed, [append])
+    attributes = {**storable(outcome.info), **setup.attributes(policy, seed)}
+    corrections = player.corrections()
+    if isinstance(person, PagePerson):  # which keeps the time
+        attributes |= person.rate()
+        writer.finish(attributes, timestamps=person.timestamps(), corrections=corrections)
+        person.show_end(outcome)
+    else:
+        writer.finish(attributes, corrections=corrections)
+    return summarize_fight(outcome, player.actions(), corrections)

@@ -74,14 +74,13 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
             writes=hosts.is_first,
         )
         same_run.require_shared(folder, hosts)
-        Trainer(config, data, run, devices, resume=resume, start=start).fit()
-    if hosts.is_first:
-        _tell_best(folder)
+        best = Trainer(config, data, run, devices, resume=resume, start=start).fit()
+    if best is not None:
+        _tell_best(best)
     return folder
 
 
-def _tell_best(folder: Path) -> None:
-    best = store.locate(folder)
+def _tell_best(best: Path) -> None:
     figures = read_bundle(best).metrics
     out = console.make_console()
     if figures is not None:
@@ -172,8 +171,8 @@ class Trainer:
         self.copied: Mapping[str, Any] | None = None
         """Figures of repeating the previous action."""
 
-    def fit(self) -> None:
-        """Trains to the last epoch.
+    def fit(self) -> Path | None:
+        """Trains to the last epoch, and returns the best checkpoint; on the first host alone.
 
         Raises:
             UserError: the loss became infinite or not a number, or a frame can't be read.
@@ -215,7 +214,7 @@ class Trainer:
                     if interruption.must_stop():
                         self._stop(bundle)
                     self._fight_if_due(bundle, log, interruption)
-            self._finish(log)
+            return self._finish(log)
         except DataError as error:
             raise self._save_and_explain(error) from error
         finally:
@@ -365,10 +364,10 @@ class Trainer:
     def _lr(self, step: int) -> float:
         return float(np.asarray(self.learning_rate(step)))
 
-    def _finish(self, log: RunLog) -> None:
+    def _finish(self, log: RunLog) -> Path | None:
         """Tells which figure went with the fights, and which checkpoint is the best."""
         if not self.devices.hosts.is_first:
-            return
+            return None
         config = self.config
         if config.evaluation.rollout_every_n_epochs and len(self.data.splits["val"].targets):
             log.conclude(flat({"rank_correlation": ranking.tell(log.history())}, "/"))
@@ -379,6 +378,7 @@ class Trainer:
         log.conclude({f"best/{name}": value for name, value in figures.items()})
         if config.logging.wandb_artifact:
             log.artifact(config.model.name, best, figures)
+        return best
         if bundle.metrics is not None and self.copied is not None:
             metric = config.evaluation.best_metric
             note = report.copying_note(metric, bundle.metrics, self.copied)
