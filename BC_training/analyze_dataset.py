@@ -67,7 +67,7 @@ def _print(summary: Mapping[str, Any]) -> None:
 
 def _action_table(actions: Mapping[str, Mapping[str, Any]]) -> Table:
     table = console.make_table("Actions")
-    table.add_column("action", no_wrap=True)
+    table.add_column("action", overflow="fold")
     for name in ("% of ticks", "presses", "median ms", "ticks", "longest", "class weight"):
         table.add_column(name, justify="right")
     for name, row in actions.items():
@@ -85,7 +85,7 @@ def _action_table(actions: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _state_table(state: Mapping[str, Mapping[str, Any]]) -> Table:
     table = console.make_table("State")
-    table.add_column("attribute", no_wrap=True)
+    table.add_column("attribute", overflow="fold")
     for name in ("min", "mean", "max", "distinct", "not finite"):
         table.add_column(name, justify="right")
     for name, row in state.items():

@@ -71,7 +71,7 @@ def table(correlations: Correlations, checkpoints: int) -> Table:
     made = console.make_table(
         f"Rank correlation with the fights of {checkpoints} checkpoints (1: ranks them alike)"
     )
-    made.add_column("offline figure", no_wrap=True)
+    made.add_column("offline figure", overflow="fold")
     for name in FIGHTS:
         made.add_column(name.removeprefix("fights/").replace("_", " "), justify="right")
     for metric, row in zip(METRICS, correlations.values(), strict=True):

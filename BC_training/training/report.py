@@ -75,7 +75,7 @@ def figure(value: float | int | None, digits: int = 3) -> str:
 def summary_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """A table of whole-policy figures, one row a policy; the loss is for its title."""
     table = console.make_table(title)
-    table.add_column("policy", no_wrap=True)
+    table.add_column("policy", overflow="fold")
     shown = [metric for metric in METRICS if metric.key != "loss"]
     for metric in shown:
         table.add_column(metric.title, justify="right")
@@ -87,7 +87,7 @@ def summary_table(rows: Mapping[str, Mapping[str, Any]], title: str) -> Table:
 def action_table(figures: Mapping[str, Any], title: str) -> Table:
     """A table of per-action figures."""
     table = console.make_table(title)
-    table.add_column("action", no_wrap=True)
+    table.add_column("action", overflow="fold")
     for name, *_ in ACTION_COLUMNS:
         table.add_column(name, justify="right", no_wrap=True)
     for action, of_action in figures["actions"].items():
