@@ -1,5 +1,7 @@
 """What a checkpoint is said to go by, on models that go by one thing alone."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,26 @@ def test_presses_are_timed_and_the_worst_misses_found(opened):
     found = diagnosis.misses(probabilities, dataset, (0.5,) * 3)
     assert {action for _, action, _ in found} == {0}
     assert [most for *_, most in found] == sorted(most for *_, most in found)
+
+
+def test_ticks_that_nobody_judged_are_no_mistakes(opened):
+    bundle, _, data = opened
+    dataset = copy.copy(data.splits["val"])
+    judged = np.arange(len(dataset)) % 20 >= 10
+    dataset._tables = dataset._tables._replace(judged=judged)
+    pressed = np.where(judged[:, None], dataset.actions, ~dataset.actions)
+    assert diagnosis.score(bundle, dataset, pressed)["exact_match"] == 1
+    nothing = np.zeros(pressed.shape)
+    missed = diagnosis.misses(nothing, dataset, (0.5,) * 3)
+    assert missed
+    assert all(judged[sample] for sample, *_ in missed)
+    judged_presses = sum(
+        len(errors)
+        for (_, during), errors in diagnosis._grouped(nothing > 0, dataset, bundle).items()
+        if during == "all"
+    )
+    whole = diagnosis._grouped(nothing > 0, data.splits["val"], bundle)
+    assert 0 < judged_presses < sum(len(e) for (_, during), e in whole.items() if during == "all")
 
 
 def test_the_command_prints_it_and_draws(trained, tmp_path):

@@ -107,11 +107,13 @@ def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.nd
 
 
 def score(bundle: Bundle, dataset: Dataset, pressed: Bool[np.ndarray, "n A"]) -> dict[str, Any]:
-    """Figures of what was pressed at the first n ticks of a split."""
+    """Figures of what was pressed at the first n ticks of a split, of which only those count that
+    somebody judged."""
+    judged = dataset.targets[: np.searchsorted(dataset.targets, len(pressed))]
     return metrics.evaluate(
-        pressed.astype(np.float32),
-        dataset.actions[: len(pressed)],
-        dataset.episode[: len(pressed)],
+        pressed[judged].astype(np.float32),
+        dataset.actions[judged],
+        dataset.stretches(judged),
         names=bundle.spec.actions,
         threshold=0.5,
         tolerance=bundle.config.evaluation.onset_tolerance,
@@ -123,9 +125,9 @@ def _errors(
     pressed: Bool[np.ndarray, "N A"], dataset: Dataset
 ) -> list[tuple[int, int, int | None]]:
     """Each true press: its sample, its action, and the error of the nearest predicted one."""
-    true, predicted = (_presses(buttons, dataset) for buttons in (dataset.actions, pressed))
+    predicted = _presses(pressed, dataset)
     errors_of_presses = []
-    for sample, action in np.argwhere(true).tolist():
+    for sample, action in _true_presses(dataset):
         low, high = max(sample - NEAR, 0), sample + NEAR + 1
         near = np.flatnonzero(
             predicted[low:high, action] & (dataset.episode[low:high] == dataset.episode[sample])
@@ -141,13 +143,20 @@ def _presses(pressed: Bool[np.ndarray, "N A"], dataset: Dataset) -> Bool[np.ndar
     return onsets.find(pressed, onsets.first_rows(dataset.episode))[0]
 
 
+def _true_presses(dataset: Dataset) -> list[list[int]]:
+    """Sample and action of each press that somebody judged to be right."""
+    is_judged = np.zeros((len(dataset), 1), bool)
+    is_judged[dataset.targets] = True
+    return np.argwhere(_presses(dataset.actions, dataset) & is_judged).tolist()
+
+
 def misses(
     probabilities: Float[np.ndarray, "N A"], dataset: Dataset, thresholds: tuple[float, ...]
 ) -> list[tuple[int, int, float]]:
     """The true presses that were given the least probability against their threshold, worst first:
     sample, action, highest probability within NEAR ticks."""
     missed = []
-    for sample, action in np.argwhere(_presses(dataset.actions, dataset)).tolist():
+    for sample, action in _true_presses(dataset):
         near = slice(max(sample - NEAR, 0), sample + NEAR + 1)
         same = dataset.episode[near] == dataset.episode[sample]
         most = float(probabilities[near, action][same].max())
