@@ -16,6 +16,8 @@ from boss_arena.renderer import Renderer
 from boss_arena.styles import STYLES
 
 MIN_WIDTH, MIN_HEIGHT = 64, 36
+PICTURE = 512, 288
+"""Width and height at which people see what goes on."""
 
 
 class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
@@ -67,6 +69,7 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.render_mode = render_mode
         self._shape = (height, width, 3)
         self._renderer = Renderer(width, height) if render_frames else None
+        self._large_renderer: Renderer | None = None
         self._fight: Fight | None = None
         self.action_space = spaces.MultiBinary(len(ACTIONS))
         entries: dict[str, spaces.Space[Any]] = {"frame": spaces.Box(0, 255, self._shape, np.uint8)}
@@ -100,6 +103,14 @@ class BossArena(gymnasium.Env[dict[str, Any], np.ndarray]):
     def render(self) -> np.ndarray | None:
         """The current frame, where render_mode is rgb_array."""
         return self._frame(self._running()) if self.render_mode == "rgb_array" else None
+
+    def picture(self) -> np.ndarray:
+        """The current frame for a person: where frames are small, drawn larger."""
+        fight = self._running()
+        if self._renderer is None or self._shape[0] >= PICTURE[1]:
+            return self._frame(fight)
+        self._large_renderer = self._large_renderer or Renderer(*PICTURE)
+        return self._large_renderer.draw(fight.scene())
 
     def make_expert(self, seed: int, style: str = "balanced") -> Expert:
         """A scripted player for this environment. It looks at attributes, not at pixels.

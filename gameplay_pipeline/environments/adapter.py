@@ -6,8 +6,9 @@ state); `action_names`, `attribute_names`, `color_order`, `resize_method`; `make
 giving an object with `reset()` and `act(observation)`; `styles`, a mapping from each style in which
 `make_expert(seed, style=...)` can play to the instructions that ask for it, one or more texts;
 `metadata["render_fps"]`; `parallel`, False where there is but one of it; `is_real_time`, True where
-it goes on by itself. Its constructor is told `width` and `height`, `actions`, `attributes` and
-`fps` where it takes them; otherwise frames are resized and buttons are sorted here.
+it goes on by itself; `picture()`, a frame for people, larger than a policy needs. Its constructor
+is told `width` and `height`, `actions`, `attributes` and `fps` where it takes them; otherwise
+frames are resized and buttons are sorted here.
 """
 
 import importlib
@@ -25,6 +26,7 @@ import pydantic
 import tyro
 from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
+from jaxtyping import UInt8
 from pydantic import Field
 from tyro.constructors import PrimitiveConstructorSpec
 
@@ -197,11 +199,19 @@ class Environment(gymnasium.Wrapper[dict[str, Any], np.ndarray, Any, np.ndarray]
         keywords = {} if style is None else {"style": style}
         return _Expert(game.make_expert(seed, **keywords), self)
 
+    def picture(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The current frame as a person wants to see it: as the environment draws it for people, or
+        else before it is resized."""
+        game: Any = self.env.unwrapped
+        return game.picture() if hasattr(game, "picture") else self._frame()
+
+    def _frame(self) -> UInt8[np.ndarray, "h w 3"]:
+        return self._raw[self._frame_key] if isinstance(self._raw, Mapping) else self._raw
+
     def _observe(self) -> dict[str, Any]:
-        raw = self._raw if isinstance(self._raw, Mapping) else {self._frame_key: self._raw}
-        frame = resize(raw[self._frame_key], *self._size)
+        frame = resize(self._frame(), *self._size)
         values = {
-            name: raw[entry] if index is None else np.asarray(raw[entry][index])
+            name: self._raw[entry] if index is None else np.asarray(self._raw[entry][index])
             for name, (entry, index) in self._sources.items()
         }
         return {"frame": frame, **values}

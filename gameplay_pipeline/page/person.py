@@ -84,7 +84,7 @@ class PagePerson:
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else None
         chances = shown.probabilities
         self._desk.show(
-            jpeg(observation["frame"], self._env.color_order),
+            jpeg(self._env.picture(), self._env.color_order),
             tick=len(self._times) - 1,
             seconds=(len(self._times) - 1) * self._tick_s,
             rate=rate,

@@ -63,6 +63,17 @@ def test_frames_have_the_size_asked_for(width, height):
     assert observation["frame"].dtype == np.uint8
 
 
+def test_a_person_sees_a_small_arena_large():
+    small, large = BossArena(64, 36), BossArena(512, 288)
+    for env in (small, large):
+        env.reset(seed=3)
+    for _ in range(20):
+        observation, *_ = large.step(np.ones(7))
+        small.step(np.ones(7))
+    np.testing.assert_array_equal(small.picture(), observation["frame"])
+    np.testing.assert_array_equal(large.picture(), observation["frame"])
+
+
 def test_a_frame_too_small_is_refused():
     with pytest.raises(ValueError, match="at least 64x36"):
         BossArena(width=32)

@@ -36,6 +36,7 @@ def test_an_environment_that_says_nothing_is_dressed_by_its_settings():
     raw = gymnasium.make(BUFFERS, disable_env_checker=True).reset(seed=3)[0]["screen"]
     small = cv2.resize(raw, (40, 30), interpolation=cv2.INTER_AREA)
     np.testing.assert_array_equal(observation["frame"], small)
+    np.testing.assert_array_equal(env.picture(), raw)  # a person sees all of it
     assert set(observation) == {"frame", "gamevariables.1", "gamevariables.0"}
     assert (env.action_names, env.color_order) == (("left", "shoot"), "BGR")
     assert (env.resize_method, env.fps) == ("area", 11.5)
