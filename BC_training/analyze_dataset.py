@@ -24,6 +24,7 @@ from BC_training.common import console
 from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing import command
+from gameplay_pipeline.plumbing.errors import UserError
 
 MAX_LISTED = 50
 """How many errors, and how many warnings, the console lists."""
@@ -140,6 +141,8 @@ def analyze(
         checksums: write the SHA-256 of each file of the dataset beside it, where there are none
             yet. Whenever they are there, they are compared.
     """
+    if threads < 1:
+        raise UserError(f"--threads: {threads} is not at least 1")
     episodes = Episodes(dataset)
     verdict = integrity.verify(episodes, write=checksums)
     problems = [*checks.inspect(episodes, threads=threads), *verdict.problems]

@@ -73,7 +73,9 @@ def correct(
     """
     for name, value in (("share", share), ("workers", workers), ("video", video)):
         if value is not None and not expert:
-            raise UserError(f"--{name}: only with --expert; a person has one fight at a time")
+            raise UserError(f"--{name}: only with --expert")
+    if keys is not None and expert:
+        raise UserError("--keys: not with --expert; they are for a person")
     _check(share, fights, workers, video)
     folder = checkpoints.locate(checkpoint)
     env_id, offered = choose_environment(read_bundle(folder).config.environment, env)
@@ -98,6 +100,8 @@ def _check(share: float | None, fights: int, workers: int | None, video: Path | 
             raise UserError(f"--{name}: {value} is not at least 1")
     if video is not None and video.suffix != ".mp4":
         raise UserError(f"--video: {video} does not end in .mp4")
+    if video is not None and not video.parent.is_dir():
+        raise UserError(f"--video: no folder {video.parent}")
 
 
 def _record(

@@ -50,6 +50,9 @@ def evaluate(
     """
     if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
+    for name, file in (("json", json), ("timeline", timeline)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name}: no folder {file.parent}")
     if diagnose is not None and diagnose.suffix == ".png":
         raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
     folder = store.locate(checkpoint)

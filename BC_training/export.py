@@ -192,6 +192,8 @@ def golden_ticks(
         frames = episodes.read_frames(0, slice(0, ticks))
         if frames.shape[1:] != spec.frame:
             raise UserError(f"{dataset}: its frames are {frames.shape[1:]}, not {spec.frame}")
+        if missing := [name for name in spec.attributes if name not in episodes.state_names]:
+            raise UserError(f"{dataset}: its state lacks {', '.join(missing)}")
         columns = [episodes.state_names.index(name) for name in spec.attributes]
         state = np.zeros((ticks, 0), np.float32)
         if columns and episode.state is not None:

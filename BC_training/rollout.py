@@ -69,14 +69,22 @@ def fight(
             players += [player for player in NO_MODEL if player != "expert" or env.has_expert]
         tasks = plan_fights(players, first_seed, episodes, video, instruction)
         workers = choose_workers(env, workers, len(tasks))
+    before = _written(json_file), _written(video)
     try:
         return share_fights(hosts, tasks, setup, 0 if workers == 1 else workers, json_file)
-    finally:
-        summary = json_format.loads(json_file.read_text())["summary"] if json_file.exists() else {}
-        if summary:
-            _print(summary, json_file)
-            if video is not None and video.exists():
-                print(f"the first fight: {video}")
+    finally:  # after an interruption too; but what an earlier rollout left is not this one's
+        if _written(json_file) != before[0]:
+            _print(json_format.loads(json_file.read_text())["summary"] or {}, json_file)
+        if _written(video) != before[1]:
+            print(f"the first fight: {video}")
+
+
+def _written(file: Path | None) -> tuple[int, int] | None:
+    """What is another whenever a file was written; None where there is none."""
+    if file is None or not file.exists():
+        return None
+    status = file.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _print(summary: Summary, json_file: Path) -> None:
@@ -104,7 +112,7 @@ def rollout(
     adapter: AdapterFlag | None = None,
     explain: Path | None = None,
 ) -> int:
-    """Fights of a checkpoint beside those of the expert, of random, of no and of held buttons.
+    """Has a checkpoint fight beside the expert, random buttons, no buttons, and held buttons.
 
     Args:
         checkpoint: a checkpoint, or a run's folder for its best one.

@@ -46,9 +46,9 @@ class Job(model_zoo.Job):
 def measure(folder: Path, play: dict[str, Any], job: Job) -> dict[str, Any]:
     """Onset F1 and presses on recorded fights, then fights of its own."""
     bundle, model = checkpoints.load_model(checkpoints.locate(folder))
-    dataset = open_data(bundle.config).splits["val"]
-    pressed, _ = diagnosis.self_fed(bundle.with_play(play), model, dataset)
-    figures = diagnosis.score(bundle, dataset, pressed)
+    data = open_data(bundle.config)
+    pressed, _ = diagnosis.self_fed(bundle.with_play(play), model, data, "val")
+    figures = diagnosis.score(bundle, data.splits["val"], pressed)
     file = folder / "decisions.json"
     rollout.fight(
         FightSetup(checkpoints.locate(folder), model_zoo.ENV, play=play), episodes=job.fights,

@@ -52,14 +52,13 @@ ZOO_READ = """
 Exact match ranks repeating the previous action above every model, and it never wins: look at onset
 F1 (was a button pressed when the player pressed it, within two ticks), and at fights.
 
-What decides most is the game state, which tells for how long the boss has been at its animation.
-From pictures alone, looking back is what wins: temporal_cnn, which sees the maps of eight ticks one
-on another, wins 72 percent after one pass, where no model of one frame wins more than 4, and 88
-after three. Models that squeeze each tick into a vector before they compare ticks need longer: the
-LSTM goes from 4 to 64. Larger backbones on one frame do not help. Frames a second were noted while
-other work ran on the same two cores, most of all for resnet and efficientnet: too low, and not to
-be compared.
-
+What decides most is the game state, which tells how long the boss's current animation has been
+playing. From pictures alone, looking back is what wins: temporal_cnn, which sees the maps of eight
+ticks one on another, wins 72 percent after one pass, where no model of one frame wins more than 4,
+and 88 after three. Models that squeeze each tick into a vector before they compare ticks need
+longer: the LSTM goes from 4 to 64. Larger backbones on one frame do not help. Frames a second were
+noted while other work ran on the same two cores, most of all for resnet and efficientnet: too low,
+and not to be compared.
 """
 INSTRUCTIONS = """## A policy that is told how to play
 
@@ -146,10 +145,10 @@ by about 1e-7 of itself before the first step, as another rounding would. At 1e-
 warm-up (the default, an epoch, is longer for any dataset but the smallest) losses agree within 1e-5
 and parameters within 1e-4. In harsher schedules batch norm, Adam and units of a ReLU that are just
 at its kink let any rounding grow: layouts then come no further from one device than it comes from
-itself, but for a factor of 1.3 in one case. A bias of attention's keys is not counted: it moves all
-of a softmax alike, so that no output depends on it, and its gradient is rounding alone, of which
-Adam makes whole steps. A run that goes on where it was, on as many devices and hosts, equals an
-uninterrupted one bit for bit.
+itself, but for a factor of 1.3 in one case where the bounds are passed. A bias of attention's keys
+is not counted: it moves all of a softmax alike, so that no output depends on it, and its gradient
+is rounding alone, of which Adam makes whole steps. A run that goes on where it was, on as many
+devices and hosts, equals an uninterrupted one bit for bit.
 """
 SCALING = """
 On one device nothing is split, and it costs nothing: in nine runs in turn of this code and of

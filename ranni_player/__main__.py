@@ -59,6 +59,8 @@ class Play:
             raise UserError(
                 "--env: missing; or give --check alone, to try the policy on this machine"
             )
+        if self.json is not None and not self.json.parent.is_dir():
+            raise UserError(f"--json: no folder {self.json.parent}")
         with contextlib.ExitStack() as stack:
             player = self._load(stack)
             if self.check:
@@ -89,7 +91,9 @@ class Play:
                 print(describe(result), flush=True)
                 if self.json is not None:
                     text = json_format.dumps([fight.plain() for fight in results], indent=2)
-                    self.json.write_text(text + "\n", encoding="utf-8")
+                    partial = self.json.with_name(f"{self.json.name}.partial")
+                    partial.write_text(text + "\n", encoding="utf-8")
+                    partial.replace(self.json)
         if isinstance(player, RemotePlayer) and results:
             p50, p95, p99 = percentiles(player.inference_ms).values()
             print(f"of that on the other machine: p50 {p50:.2f} ms, p95 {p95:.2f}, p99 {p99:.2f}")

@@ -78,7 +78,11 @@ class KeptEnvironment:
         if self._env is None:
             self._env = self._made()
         env, self._lost = self._env, None
-        result = attempt(lambda: fight(env), player, seed)
+        try:
+            result = attempt(lambda: fight(env), player, seed)
+        except BaseException:  # such as an abandoned fight, whose keys may be down
+            self._close()
+            raise
         if isinstance(result, Failure):
             self._lost = result
             self._close()

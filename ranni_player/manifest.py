@@ -75,6 +75,27 @@ class Manifest:
         (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
+def parse_manifest(raw: Any, source: str) -> Manifest:
+    """Returns a manifest from the values of its fields, read from `source`.
+
+    Raises:
+        UserError: another version of the project wrote it.
+    """
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if version != FORMAT:
+        raise UserError(
+            f"{source}: its format is {version!r}, this player reads {FORMAT}; export the "
+            "checkpoint again with the version of the project that plays it"
+        )
+    names = {field.name for field in dataclasses.fields(Manifest)}
+    if raw.keys() != names:
+        raise UserError(
+            f"{source}: {', '.join(sorted(raw.keys() ^ names))} missing or unknown; export the "
+            "checkpoint again with the version of the project that plays it"
+        )
+    return Manifest(**raw)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest of an exported policy, and verifies the files beside it.
 
@@ -86,17 +107,10 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: no manifest of an exported policy: {error}") from error
-    if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-        version = raw.get("format") if isinstance(raw, dict) else None
-        raise UserError(
-            f"{file}: its format is {version!r}, this player reads {FORMAT}; export the checkpoint "
-            "again with the version of the project that plays it"
-        )
-    digest = raw.pop("sha256", None)
-    names = {field.name for field in dataclasses.fields(Manifest)}
-    if digest != _digest(raw) or raw.keys() != names:
+    digest = raw.pop("sha256", None) if isinstance(raw, dict) else None
+    manifest = parse_manifest(raw, str(file))
+    if digest != _digest(raw):
         raise UserError(f"{file}: it was changed after the export; export the checkpoint again")
-    manifest = Manifest(**raw)
     for name, expected in ((NETWORK, raw["network_sha256"]), (GOLDEN, raw["golden_sha256"])):
         if file_digest(folder / name) != expected:
             raise UserError(f"{folder / name}: it is not the file that was exported")

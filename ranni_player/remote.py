@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.listening import TOKEN
 from ranni_player.button_decoder import Decision
-from ranni_player.manifest import Manifest
+from ranni_player.manifest import parse_manifest
 from ranni_player.observations import ObservationReader, ObservationSpec
 
 PATIENCE_S = 5.0
@@ -47,7 +47,7 @@ class RemotePlayer:
     def __enter__(self) -> "RemotePlayer":
         try:
             self._socket = self._wait(self._connect())
-            self.manifest = Manifest(**self._answer_json())
+            self.manifest = parse_manifest(self._answer_json(), self._url)
         except BaseException:
             self._close()
             raise

@@ -58,7 +58,7 @@ class Bundle(Section):
     `seconds`, `return`, `presses` a second; None where the environment doesn't say."""
     versions: dict[str, str]
     dataset: str | None = None
-    """A digest of the episodes that were trained on, but for their frames; older ones have none."""
+    """A digest of the episodes' names, lengths and actions; older ones have none."""
     digests: dict[str, str] = Field(default_factory=dict)
     """SHA-256 of each array of each item, in hexadecimal."""
 
@@ -106,7 +106,7 @@ class Bundle(Section):
             if dataset is None and is_url(path):
                 raise UserError(
                     f"the checkpoint was trained on {path}, which is only asked for if you say so: "
-                    "give it as the dataset"
+                    f"--dataset {path}"
                 )
         raw = self.config.model_dump(mode="json")
         raw["dataset"]["path"] = dataset or raw["dataset"]["path"]

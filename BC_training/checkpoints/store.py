@@ -71,7 +71,7 @@ class Checkpoints:
             UserError: it can't be written; earlier ones are unharmed.
         """
         target = self.folder / str(bundle.step)
-        if target.exists():
+        if target in _sound(self.folder):  # one that can't be read is written anew
             return
         try:
             _write(target, states.to_items(state), bundle)
@@ -86,8 +86,8 @@ class Checkpoints:
             ) from error
         self._delete_old()
 
-    def add_fights(self, bundle: Bundle) -> None:
-        """Writes what the fights of a saved checkpoint came to into it."""
+    def rewrite(self, bundle: Bundle) -> None:
+        """Writes what was found out about a saved checkpoint, such as its fights, into it."""
         file = self.folder / str(bundle.step) / "bundle" / "metadata"
         digests = read_bundle(file.parent.parent).digests
         written = file.with_name(".metadata.partial")
@@ -133,7 +133,7 @@ class Checkpoints:
 
     def _best(self) -> Bundle | None:
         judged = [b for b in _sound(self.folder).values() if score(b, self._metric) is not None]
-        return max(judged, key=lambda bundle: score(bundle, self._metric), default=None)
+        return max(judged, key=lambda b: (score(b, self._metric), -b.step), default=None)
 
     def _delete_old(self) -> None:
         bundles = sorted(_sound(self.folder).values(), key=lambda bundle: bundle.step)
@@ -156,7 +156,8 @@ def save_policy(folder: Path, state: TrainState, bundle: Bundle) -> None:
 
 
 def locate(path: str | Path) -> Path:
-    """The checkpoint that a path means: itself, or the best one of a run's folder.
+    """The checkpoint that a path means: itself, or the best one of a run's folder; of several that
+    are equally good, the first, as nothing after it was better.
 
     Checkpoints of a run that can't be read are named in a warning and passed over.
 
@@ -176,8 +177,8 @@ def locate(path: str | Path) -> Path:
     metric = newest.config.evaluation.best_metric
 
     def rank(folder: Path) -> tuple[float, int]:
-        judged = score(bundles[folder], metric)
-        return -math.inf if judged is None else judged, bundles[folder].step
+        judged, step = score(bundles[folder], metric), bundles[folder].step
+        return (-math.inf, step) if judged is None else (judged, -step)
 
     for folder in sorted(bundles, key=rank, reverse=True):
         try:

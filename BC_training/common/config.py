@@ -134,7 +134,8 @@ class ScheduleConfig(Section):
 
 class LossConfig(Section):
     type: Literal["bce", "focal"] = "bce"
-    """Binary cross-entropy per action; focal: what is easy already counts less."""
+    """Binary cross-entropy per action; focal: buttons that are predicted well already count
+    less."""
     focal_gamma: float = Field(default=2.0, gt=0)
     """How much less easy actions count when type is focal."""
     onset_weight: float = Field(default=0.0, ge=0)
@@ -156,7 +157,8 @@ class MirrorConfig(Section):
 
 
 class AugmentationConfig(Section):
-    """Random changes to training samples, on the device; a window's ticks are all changed alike."""
+    """Random changes to training samples, on the device; a window's ticks are all changed alike.
+    Where dataset.normalize_frames is false, a standard deviation is 1 and grey is black."""
 
     shift: float = Field(default=0.0, ge=0, lt=0.5)
     """Largest move of the picture, as a share of its height and width; edges are repeated."""
@@ -179,7 +181,7 @@ class TrainingConfig(Section):
     drove or would have pressed otherwise. dataset.shares then divide the rest. null: they come as
     often as others."""
     accumulation: int = Field(default=1, ge=1)
-    """Parts that a batch is worked through in, one after the other, to save memory."""
+    """Parts that a batch is worked through in, to save memory; batch norm is that of each part."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What a model computes in. Parameters, losses and updates are float32 in any case."""
     init_from: str | None = None

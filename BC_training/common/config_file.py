@@ -30,7 +30,8 @@ usage: python -m BC_training --config FILE [--resume] [--init_from CHECKPOINT]
        [--SECTION.KEY VALUE ...]
 
 Trains a policy. The values below are those of the file; each can be overridden, with a value that
-is spelled as in YAML.
+is spelled as in YAML. --resume goes on with the run in its folder; --init_from begins with another
+checkpoint's parameters.
 """
 
 _INT, _FLOAT, _TIME, _MERGE, _TEXT = (

@@ -210,7 +210,7 @@ class Data:
 
     @functools.cached_property
     def content(self) -> str:
-        """A digest of the episodes but for their frames, in their order."""
+        """A digest of the episodes' names, lengths and actions, in their order."""
         return self.episodes.content()
 
 

@@ -205,7 +205,7 @@ class Episodes:
         return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     def content(self) -> str:
-        """A digest of the usable episodes but for their frames; equal for copies of a dataset."""
+        """A digest of the usable episodes' names, lengths and actions; equal for copies."""
         digest = hashlib.sha256()
         for episode in self.episodes:
             digest.update(json.dumps([episode.name, episode.length, self.frame_shape]).encode())
@@ -351,8 +351,9 @@ def _split_one(
 def _open(path: str | Path) -> Reader:
     if not is_url(path) and not Path(path).exists():
         raise UserError(
-            f"{path}: no such dataset. Set dataset.path, or record the simulated fight: "
-            f"uv run -m gameplay_pipeline.record --env boss_arena:BossArena-v0 --out {path}"
+            f"{path}: no such dataset. Name another (dataset.path or --dataset), or record the "
+            "simulated fight: uv run -m gameplay_pipeline.record --env boss_arena:BossArena-v0 "
+            f"--out {path}"
         )
     try:
         return Reader(path)

@@ -149,7 +149,8 @@ class CorrectionSetup(NamedTuple):
         """
         if self.share is None and env.fps is None:
             raise UserError(
-                f"{env.name} doesn't say how many ticks a second has, which a person needs to know"
+                f"{env.name} doesn't say how many ticks a second has; tell it: "
+                "--adapter '{\"fps\": 20}'"
             )
         if self.share is not None and not env.has_expert:
             raise UserError(

@@ -52,6 +52,7 @@ class Takeover:
     def reset(self) -> None:
         """Forgets the fight so far; the policy drives."""
         self._policy.reset(self._instruction, self._seed)
+        self._person.reset()
         self._silent = self._silence
         self._decided: list[Bool[np.ndarray, "A"]] = []
         self._pressed: list[Bool[np.ndarray, "A"]] = []

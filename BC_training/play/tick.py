@@ -22,7 +22,7 @@ class Memory(NamedTuple):
     plans: Float[Array, "K K A"]
     """Probabilities predicted at the last K ticks for the K ticks from each, newest first."""
     age: Int[Array, ""]
-    """RawObservation since the fight's first; -1 before it."""
+    """Ticks since the fight's first; -1 before it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Augmentation:
         if config.noise:
             frames = frames + config.noise * jax.random.normal(keys[3], frames.shape)
         if config.cutout:
-            # Zero is the mean of the training split's pixels.
+            # Of normalised frames, zero is the mean of the training split's pixels.
             frames = jnp.where(_rectangle(frames.shape, config.cutout, keys[4]), 0.0, frames)
         batch = batch._replace(observation=batch.observation._replace(frames=frames))
         if config.mirror.probability:

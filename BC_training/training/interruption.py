@@ -6,10 +6,12 @@ import sys
 from collections.abc import Iterator
 
 from BC_training.training.hosts import Hosts
+from gameplay_pipeline.plumbing.command import ending_signals
 
 
 class Interruption:
-    """Turns the first Ctrl-C, SIGTERM or hang-up into a request. A context manager."""
+    """Turns the first Ctrl-C, SIGTERM or hang-up, but for those that are ignored, into a request.
+    A context manager."""
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts, self._received = hosts, False
@@ -22,10 +24,7 @@ class Interruption:
         return self._hosts.must_stop(self._received)
 
     def __enter__(self) -> "Interruption":
-        signals = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP"):  # Windows has none
-            signals.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._note) for number in signals}
+        self._before = {number: signal.signal(number, self._note) for number in ending_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

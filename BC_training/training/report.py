@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from rich.markup import escape
 from rich.table import Table
 
 from BC_training.common import console, metrics
@@ -151,20 +150,23 @@ def print_summary(
         f"label smoothing {training.label_smoothing:g}",
         "folder": str(config.run_dir()),
     }
+    notes = []
     if training.lr_schedule.warmup_epochs >= training.num_epochs:
-        rows["note"] = "the warm-up covers the whole run: the learning rate only rises"
+        notes.append("the warm-up covers the whole run: the learning rate only rises")
     if isinstance(order, MixedOrder):
         counts = zip(order.rows(training.batch_size), order.parts, strict=True)
         rows["each batch"] = "; ".join(
             f"{count} of {part.ticks.sum():,} {part.name}" for count, part in counts
         )
     if len(data.splits["val"].targets) == 0:
-        rows["note"] = "no validation split: no epoch is scored, thresholds are not calibrated"
+        notes.append("no validation split: no epoch is scored, thresholds are not calibrated")
+    if notes:
+        rows["note"] = "; ".join(notes)
     if resumed_from is not None:
         rows["resumed"] = f"from step {resumed_from}"
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     out = console.make_console()
     out.print(table)
     for kind, lines in (("skipped", data.episodes.skipped), ("note:", data.episodes.notes)):

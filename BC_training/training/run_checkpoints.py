@@ -1,11 +1,45 @@
 """The checkpoints of a run on any number of hosts. All hold the whole state, so the first one
 writes it; all wait for that, and all read."""
 
-from BC_training.checkpoints.bundle import Bundle, read_bundle
+from BC_training.checkpoints.bundle import Bundle, read_bundle, require_same
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import Checkpoints
+from BC_training.common.config import Config
+from BC_training.common.dataset import Data
 from BC_training.training.hosts import Hosts
 from gameplay_pipeline.plumbing.errors import DataError, UserError
+
+
+def newest_checkpoint(config: Config, hosts: Hosts) -> Bundle | None:
+    """The newest checkpoint in a run's folder, which nobody has claimed yet; None without any."""
+    run = Checkpoints(
+        config.run_dir(),
+        keep_last=config.training.keep_last_n_checkpoints,
+        best_metric=config.evaluation.best_metric,
+        writes=False,
+    )
+    return RunCheckpoints(run, hosts).latest()
+
+
+def require_continued(bundle: Bundle, data: Data, steps_per_epoch: int) -> None:
+    """Compares a checkpoint with the dataset on which its run is to go on.
+
+    Raises:
+        UserError: it was made from other episodes.
+    """
+    path, rest = data.episodes.path, "give the dataset as it was, or begin anew without --resume"
+    require_same(bundle, data.spec, f"--resume: {path}")
+    if bundle.step // steps_per_epoch != bundle.epoch:
+        ticks = len(data.splits["train"].targets)
+        raise UserError(
+            f"--resume: {path} has {ticks} training ticks, another number than when step "
+            f"{bundle.step} was made; {rest}"
+        )
+    if bundle.dataset not in (None, data.content):
+        raise UserError(
+            f"--resume: {path}: its episodes are not those from which step {bundle.step} was "
+            f"made; {rest}"
+        )
 
 
 class RunCheckpoints:
@@ -25,10 +59,10 @@ class RunCheckpoints:
             self._run.save(state, bundle)
         self._hosts.gather(None)
 
-    def add_fights(self, bundle: Bundle) -> None:
-        """Writes what the fights of a saved checkpoint came to into it."""
+    def rewrite(self, bundle: Bundle) -> None:
+        """Writes what was found out about a saved checkpoint into it."""
         if self._hosts.is_first:
-            self._run.add_fights(bundle)
+            self._run.rewrite(bundle)
 
     def latest(self) -> Bundle | None:
         """The newest checkpoint, or None where there is none."""

@@ -122,4 +122,5 @@ def _require_same(resolved: Path, folder: Path, config: Config) -> None:
         raise UserError(
             f"--resume: the run in {folder} was started with another configuration:\n  "
             + "\n  ".join(changed)
+            + "\nGive these as they were then, or begin anew without --resume."
         )

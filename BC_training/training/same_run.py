@@ -61,6 +61,7 @@ def require_same_data(data: Data, hosts: Hosts) -> None:
     hosts.require_same(
         {
             "dataset": data.content,
+            "dataset, ticks that were judged": zlib.crc32(train.targets.tobytes()),
             "dataset, some of its frames": zlib.crc32(some.tobytes()),
             "dataset.residency is device": data.opened.residency == "device",
         }

@@ -58,7 +58,8 @@ class TrainStep:
     def accumulated(
         self, state: TrainState, parts: Batch, resident: Any, key: PRNGKeyArray
     ) -> tuple[Any, tuple[Any, Figures]]:
-        """As `gradients`, of a batch in parts, one after the other: less memory, the same step."""
+        """As `gradients`, of a batch in parts, one after the other, for less memory: the mean over
+        the parts, each with batch statistics and dropout of its own."""
         count = len(parts.weight)
 
         def part(rest: Any, numbered: tuple[Array, Batch]) -> tuple[Any, tuple[Any, Figures]]:

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 
 from BC_training.checkpoints import store
-from BC_training.checkpoints.bundle import Bundle, build, read_bundle, require_same, versions
+from BC_training.checkpoints.bundle import Bundle, build, read_bundle, versions
 from BC_training.checkpoints.state import TrainState
 from BC_training.checkpoints.store import Checkpoints
 from BC_training.common import console
@@ -29,7 +29,11 @@ from BC_training.training.evaluator import Evaluator, Predictions
 from BC_training.training.fight_monitor import FightMonitor
 from BC_training.training.hosts import ALONE, Hosts
 from BC_training.training.interruption import Interruption
-from BC_training.training.run_checkpoints import RunCheckpoints
+from BC_training.training.run_checkpoints import (
+    RunCheckpoints,
+    newest_checkpoint,
+    require_continued,
+)
 from BC_training.training.run_folder import claimed, flat
 from BC_training.training.run_log import RunLog
 from BC_training.training.train_step import TrainStep
@@ -56,8 +60,10 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
     if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
         raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")
     folder = config.run_dir()
-    start = WarmStart.load(config)
-    data = open_data(config, None if start is None else start.bundle.preprocess)
+    newest = newest_checkpoint(config, hosts) if resume else None
+    start = WarmStart.load(config) if newest is None else None
+    known = newest or (start and start.bundle)
+    data = open_data(config, None if known is None else known.preprocess)
     same_run.require_same_data(data, hosts)
     if (ticks := len(data.splits["train"].targets)) < config.training.batch_size:
         raise UserError(
@@ -197,7 +203,8 @@ class Trainer:
             with Interruption(self.devices.hosts) as interruption:
                 self._print_heading()
                 if self.resumed is not None:
-                    self._fight_if_due(self.resumed, log, interruption)
+                    bundle = self._judged_late(self.resumed, log)
+                    self._fight_if_due(bundle, log, interruption)
                 for epoch in range(first // self.steps_per_epoch, config.training.num_epochs):
                     if self._should_stop_early(epoch):
                         print(
@@ -208,7 +215,9 @@ class Trainer:
                     interruption.awaited = "this step"
                     costs = self._train_epoch(epoch, batches, log, interruption)
                     interruption.awaited = "this epoch's evaluation"
-                    bundle = self._judge(epoch + 1, costs, log)
+                    bundle = self._judge(epoch + 1, log)
+                    name = f"{epoch + 1}/{config.training.num_epochs}"
+                    print(report.row(name, bundle.metrics, costs), flush=True)
                     if self._should_save(bundle):
                         self.run.save(self.state, bundle)
                     if interruption.must_stop():
@@ -252,24 +261,30 @@ class Trainer:
             "frames_per_second": costs["time/frames_per_second"],
         }
 
-    def _judge(self, epoch: int, costs: Mapping[str, float], log: RunLog) -> Bundle:
+    def _judge(self, epoch: int, log: RunLog) -> Bundle:
         """The bundle of an epoch that is over, evaluated if that is due."""
         every = self.config.evaluation.eval_every_n_epochs
         due = epoch % every == 0 or self._is_last(epoch) or self.fights.is_due(epoch)
-        predictions = None
-        if due and len(self.data.splits["val"].targets):
-            watch = run_log.Stopwatch()
-            predictions = self.evaluator.predict(*self.state.eval_params())
-            bundle = self._bundle(epoch, predictions)
-            log.write(bundle.step, {
-                **run_log.named(bundle.metrics or {}), "time/evaluation_s": watch.seconds()
-            })  # fmt: skip
-            if log.draws:
-                log.show(bundle.step, self.evaluator.pictures(predictions, bundle.thresholds))
-        else:
-            bundle = self._bundle(epoch, None)
-        name = f"{epoch}/{self.config.training.num_epochs}"
-        print(report.row(name, bundle.metrics, costs), flush=True)
+        if not due or not len(self.data.splits["val"].targets):
+            return self._bundle(epoch, None)
+        watch = run_log.Stopwatch()
+        predictions = self.evaluator.predict(*self.state.eval_params())
+        bundle = self._bundle(epoch, predictions)
+        log.write(bundle.step, {
+            **run_log.named(bundle.metrics or {}), "time/evaluation_s": watch.seconds()
+        })  # fmt: skip
+        if log.draws:
+            log.show(bundle.step, self.evaluator.pictures(predictions, bundle.thresholds))
+        return bundle
+
+    def _judged_late(self, bundle: Bundle, log: RunLog) -> Bundle:
+        """The bundle that the run goes on from, evaluated where that was due and a frame could not
+        be read."""
+        if bundle.metrics is None and bundle.step == bundle.epoch * self.steps_per_epoch:
+            judged = self._judge(bundle.epoch, log)
+            if judged.metrics is not None:
+                self.run.rewrite(judged)
+                return judged
         return bundle
 
     def _fight_if_due(self, bundle: Bundle, log: RunLog, interruption: Interruption) -> None:
@@ -280,7 +295,7 @@ class Trainer:
             with interruption.at_once(said):
                 fought = self.fights.fight(self.state, bundle, log)
             if fought.fights is not None:
-                self.run.add_fights(fought)
+                self.run.rewrite(fought)
 
     def _should_save(self, bundle: Bundle) -> bool:
         epoch, every = bundle.epoch, self.config.training.save_every_n_epochs
@@ -324,22 +339,8 @@ class Trainer:
 
     def _newest(self) -> Bundle | None:
         """The newest checkpoint of the run, compared with the dataset that it is to go on with."""
-        bundle = self.run.latest()
-        if bundle is None:
-            return None
-        path = self.data.episodes.path
-        require_same(bundle, self.data.spec, f"--resume: {path}")
-        if bundle.step // self.steps_per_epoch != bundle.epoch:
-            ticks = len(self.data.splits["train"].targets)
-            raise UserError(
-                f"--resume: {path} has {ticks} training ticks, another number than when step "
-                f"{bundle.step} was made"
-            )
-        if bundle.dataset not in (None, self.data.content):
-            raise UserError(
-                f"--resume: {path}: its episodes are not those from which step {bundle.step} was "
-                "made"
-            )
+        if (bundle := self.run.latest()) is not None:
+            require_continued(bundle, self.data, self.steps_per_epoch)
         return bundle
 
     def _save_and_explain(self, error: DataError) -> UserError:
@@ -378,12 +379,12 @@ class Trainer:
         log.conclude({f"best/{name}": value for name, value in figures.items()})
         if config.logging.wandb_artifact:
             log.artifact(config.model.name, best, figures)
-        return best
         if bundle.metrics is not None and self.copied is not None:
             metric = config.evaluation.best_metric
             note = report.copying_note(metric, bundle.metrics, self.copied)
             if note is not None:
                 print(textwrap.fill(f"note: {note}", console.WIDTH))
+        return best
 
     def _refuse_bad_loss(self) -> None:
         bad = int(self.state.bad_step)

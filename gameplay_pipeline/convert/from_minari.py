@@ -85,7 +85,10 @@ def from_minari(job: FromMinari) -> int:
     if job.keys is not None:
         keys = [name.strip() for name in job.keys.split(",")]
     if len(keys) != plan.buttons or len(set(keys)) != len(keys) or not all(keys):
-        raise UserError(f"--keys is {job.keys!r}, but must name {plan.buttons} buttons")
+        raise UserError(
+            f"--keys must name {plan.buttons} buttons, each once; "
+            f"{'it names' if job.keys else 'the dataset itself names'} {', '.join(keys)}"
+        )
     columns = tuple(
         name if count == 1 else f"{name}_{column}"
         for name, count in plan.state.items()

@@ -97,6 +97,8 @@ def to_lerobot(job: ToLeRobot) -> int:
 
 
 def _ticks_per_second(job: ToLeRobot, source: Source) -> float:
+    if job.fps is not None and not is_rate(job.fps):
+        raise UserError(f"--fps is {job.fps:g}, not a number of ticks per second")
     attributes = [entry.attributes for entry in source.entries.values()]
     rates = [each["fps"] for each in attributes if "fps" in each]
     stated = source.reader.attributes.get("fps")
@@ -144,6 +146,7 @@ def _encode(
         count = np.array([len(pixels)])
         return EncodedVideo(name, length, {**combined(pixels), "count": count})
     except DataError as error:
+        _video_path(job, name).unlink(missing_ok=True)
         return EncodedVideo(name, 0, {}, str(error))
 
 

@@ -27,13 +27,25 @@ class KeyboardHook:
             actions: the A buttons in their order.
 
         Raises:
-            UserError: pynput is not installed, or a button has no key.
+            UserError: pynput is not installed, or a button has no key of its own.
         """
+        if unknown := [action for action in keys if action not in actions]:
+            raise UserError(
+                f"--keys: there is no button {', '.join(unknown)}; there are {', '.join(actions)}"
+            )
         if missing := [action for action in actions if action not in keys]:
-            raise UserError(f"the keyboard hook has no key for {', '.join(missing)}")
+            raise UserError(f"--keys: no key for {', '.join(missing)}; every button needs one")
         self._button_of = {keys[action].lower(): n for n, action in enumerate(actions)}
+        if len(self._button_of) < len(actions):
+            raise UserError("--keys: two buttons have the same key")
         self._buttons = HeldButtons(len(actions))
         keyboard: Any = require("pynput.keyboard", "hook")
+        named = keyboard.Key.__members__
+        if wrong := [key for key in self._button_of if len(key) > 1 and key not in named]:
+            raise UserError(
+                f"--keys: no key is called {', '.join(wrong)}; besides single characters there are "
+                f"{', '.join(named)}"
+            )
         self._listener = keyboard.Listener(
             on_press=lambda key, injected: self._set(key, injected, True),
             on_release=lambda key, injected: self._set(key, injected, False),
@@ -45,6 +57,10 @@ class KeyboardHook:
 
     def __exit__(self, *_: object) -> None:
         self._listener.stop()
+
+    def reset(self) -> None:
+        """Forgets what was tapped while the game was loading."""
+        self._buttons.take()
 
     def choose(self, observation: Mapping[str, Any], shown: Shown) -> Bool[np.ndarray, "A"]:
         """The buttons of the person's keys; the game itself keeps the time and shows itself."""

@@ -50,6 +50,8 @@ CALL_S = 1.0
 """Seconds that the server gets to answer a read or a key."""
 TAP_S = 10.0
 """Seconds for what holds a key by itself, or starts something."""
+COMMAND_S = 60.0
+"""Seconds to copy a save file."""
 NEW_FRAME_S = 0.005
 """How long a tick waits for a frame that is not there yet."""
 STALL_S = 3.0
@@ -154,6 +156,7 @@ class LiveGame(gymnasium.Env[dict[str, Any], np.ndarray]):
             setattr(stub, method, functools.partial(getattr(stub, method), timeout=CALL_S))
         for method in ("SetAttribute", "InputKeyTap", "MoveMouse"):
             setattr(stub, method, functools.partial(getattr(stub, method), timeout=TAP_S))
+        stub.ExecuteCommand = functools.partial(stub.ExecuteCommand, timeout=COMMAND_S)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

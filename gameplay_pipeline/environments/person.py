@@ -22,6 +22,10 @@ class Shown(NamedTuple):
 class Person(Protocol):
     """Somebody who can press buttons."""
 
+    def reset(self) -> None:
+        """Forgets what was pressed before the fight."""
+        ...
+
     def choose(self, observation: Mapping[str, Any], shown: Shown) -> Bool[np.ndarray, "A"]:
         """Shows a tick to the person, and waits for its end.
 
@@ -35,11 +39,11 @@ class HumanPlayer:
     """A person as the play loop knows players."""
 
     def __init__(self, person: Person, actions: int):
-        """Nothing is pressed before the first tick of the A `actions`."""
+        """Takes a person and the number A of `actions`."""
         self._person, self._actions = person, actions
-        self.reset()
 
     def reset(self) -> None:
+        self._person.reset()
         self._pressed = np.zeros(self._actions, bool)
 
     def act(self, observation: Mapping[str, Any]) -> Bool[np.ndarray, "A"]:

@@ -39,11 +39,13 @@ class PagePerson:
         self.late_ticks = 0
         """Ticks that began more than a whole tick after their time."""
 
+    def reset(self) -> None:
+        """Forgets what was tapped before there was anything to see."""
+        self._desk.take()
+
     def choose(self, observation: Mapping[str, Any], shown: Shown) -> Bool[np.ndarray, "A"]:
         """Shows a tick and waits for its end; `Person` has what comes of it."""
         now = time.monotonic()
-        if self._due is None:
-            self._desk.take()  # what was tapped before there was anything to see
         due = now if self._due is None else self._due
         if now - due > self._tick_s:
             self.late_ticks += 1

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
@@ -271,7 +271,7 @@ def serve_page(desk: Desk, greeting: Greeting, host: str, port: int) -> Iterator
     desk.on_change = lambda: server.wake(loop)
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host  # noqa: S104 (compared)
     name = f"[{name}]" if ":" in name else name
-    question = "" if token is None else f"?token={token}"
+    question = "" if token is None else f"?token={quote(token, safe='')}"
     try:
         yield f"http://{name}:{listener.getsockname()[1]}/{question}"
     finally:

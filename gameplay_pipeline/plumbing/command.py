@@ -29,7 +29,7 @@ def end_imports_on_signals(package: str) -> None:
     # A worker imports the command too, and knows of its parent only afterwards.
     is_worker = "--multiprocessing-fork" in sys.orig_argv
     if is_command and not is_worker:
-        for number in _signals():
+        for number in ending_signals():
             signal.signal(number, _end_at_once)
 
 
@@ -60,7 +60,9 @@ def run(main: Callable[[], int | None], interrupted: str = "interrupted") -> int
 @contextlib.contextmanager
 def _ends_as_interruptions() -> Iterator[None]:
     """Has every signal that ends a command raise KeyboardInterrupt, as Ctrl-C does."""
-    before = {number: signal.signal(number, signal.default_int_handler) for number in _signals()}
+    before = {
+        number: signal.signal(number, signal.default_int_handler) for number in ending_signals()
+    }
     try:
         yield
     finally:
@@ -68,7 +70,7 @@ def _ends_as_interruptions() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _signals() -> list[signal.Signals]:
+def ending_signals() -> list[signal.Signals]:
     """Ctrl-C, SIGTERM and a terminal that hangs up, which Windows lacks; without those that are
     ignored, as nohup has it."""
     numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]

@@ -110,10 +110,12 @@ def test_a_dataset_without_checksums_is_unverifiable_until_they_are_written(made
     assert "checksums: in every chunk, each compared when it is read" in done.out
 
 
-def test_a_missing_dataset_is_one_message(tmp_path):
+def test_bad_input_is_one_message(tmp_path):
+    none = run(analyze_dataset.main, "--dataset", tmp_path, "--threads", "0")
+    assert none.err == "error: --threads: 0 is not at least 1\n"
     done = run(analyze_dataset.main, "--dataset", tmp_path / "nowhere")
     assert done.status == 1
-    assert "nowhere: no such dataset. Set dataset.path, or record" in done.err
+    assert "nowhere: no such dataset. Name another (dataset.path or --dataset)" in done.err
 
 
 def test_more_figures_are_those_of_a_slow_count(made):

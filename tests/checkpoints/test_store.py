@@ -188,9 +188,28 @@ def test_a_full_disk_is_one_message_that_names_what_is_needed(run, monkeypatch, 
     assert capfd.readouterr().err == ""
 
 
+def test_of_equally_good_ones_the_first_is_the_best(run):
+    for step in (4, 5):
+        same = made_bundle().model_copy(
+            update={"step": step, "epoch": step, "metrics": {"exact_match": 0.9}}
+        )
+        run.rewrite(same) if step == 4 else run.save(made_state(same, step), same)
+        assert run.best_epoch() == 3
+    assert locate(run.folder).name == "3"
+
+
+def test_a_checkpoint_that_can_not_be_read_is_written_anew(run):
+    (run.folder / "4" / "bundle" / "metadata").write_text("{")
+    assert run.latest().step == 3
+    again = made_bundle().model_copy(update={"step": 4, "epoch": 4})
+    run.save(made_state(again, 4), again)
+    assert run.latest().step == 4
+    load_model(run.folder / "4")
+
+
 def test_fights_are_added_to_a_checkpoint_that_is_there(run):
     fought = run.latest().model_copy(update={"fights": {"won": 0.5}})
-    run.add_fights(fought)
+    run.rewrite(fought)
     bundle, _ = load_model(run.folder / "4")
     assert bundle.fights == {"won": 0.5}
 

@@ -73,7 +73,7 @@ def test_pages_of_other_hosts_can_not_reach_a_page_without_a_token(address, head
 
 
 def test_at_another_address_the_token_is_needed(desk, monkeypatch):
-    monkeypatch.setenv("RANNI_TOKEN", "gehe:im/ö")
+    monkeypatch.setenv("RANNI_TOKEN", "gehe+im/ö&k#")
     with serve_page(desk, GREETING, "0.0.0.0", 0) as address:
         base, _, question = address.partition("?")
         local = f"http://127.0.0.1:{base.rpartition(':')[2]}"

@@ -362,6 +362,7 @@ def test_broken_episodes_of_ours_are_left_out(dataset, tmp_path, capsys):
     assert "left out: episode_2: episode_2/frames: tick 3" in text
     assert json.loads((tmp_path / "robot/meta/info.json").read_text())["total_frames"] == 40
     assert not (tmp_path / "robot.partial").exists()
+    assert not list((tmp_path / "robot").glob("*.mp4"))  # of the episode left out half-way
     assert load(tmp_path / "robot", tmp_path / "back.zarr") == 0
 
 
@@ -394,6 +395,8 @@ def test_datasets_of_ours_that_cannot_be_carried_over_are_refused(tmp_path, expo
     zarr.open_group(unknown).attrs["fps"] = None
     with pytest.raises(UserError, match="give --fps"):
         export(unknown, tmp_path / "out", assume_color_order="RGB")
+    with pytest.raises(UserError, match="--fps is 0, not a number of ticks per second"):
+        export(unknown, tmp_path / "out", assume_color_order="RGB", fps=0.0)
     assert export(unknown, tmp_path / "out", assume_color_order="RGB", fps=17.0) == 0
     info = DatasetInfo(("a",), (), 15, 21, 17.0, "RGB", "none", {})
     open_dataset(tmp_path / "odd.zarr", info, 3)

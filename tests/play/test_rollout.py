@@ -219,6 +219,21 @@ def test_a_checkpoint_decides_as_it_is_told(toy_policy):
     assert "play.min_hold: retired: it won no more fights" in retired.err
 
 
+def test_what_an_earlier_rollout_left_is_not_shown_as_this_ones(toy_policy, monkeypatch):
+    arguments = ("--checkpoint", toy_policy, "--env", "tests.support.toy_env:Toy-v0",
+                 "--episodes", "1", "--no_baselines", "--workers", "1")  # fmt: skip
+    assert "every fight" in run(rollout.main, *arguments).out
+    monkeypatch.setattr(rollout, "share_fights", interrupted)
+    done = run(rollout.main, *arguments)
+    assert done.status == 130
+    assert "every fight" not in done.out
+    assert read(toy_policy / "fights.json")["fights"]
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_fight_that_fails_is_named_and_the_others_are_kept(toy_policy, workers):
     done = run(rollout.main, "--checkpoint", toy_policy,

@@ -13,8 +13,10 @@ from BC_training.play.policy import Policy
 from BC_training.play.takeover import Takeover
 from gameplay_pipeline.environments.keyboard_hook import KeyboardHook
 from gameplay_pipeline.environments.person import Shown
+from gameplay_pipeline.page.desk import FightAbandoned
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player.button_decoder import Decision
+from ranni_player.environment import KeptEnvironment
 from tests.support import toy_env
 from tests.support.commands import run
 from tests.support.made_policy import made_bundle, save_policy
@@ -43,6 +45,9 @@ class Hands:
     def __init__(self, held):
         self.held = iter(held)
         self.drivers = []
+
+    def reset(self):
+        self.drivers.clear()
 
     def choose(self, observation, shown):
         self.drivers.append("you" if shown.is_person else "clone")
@@ -75,7 +80,7 @@ def test_any_key_takes_over_at_once_and_silence_hands_back():
 
 @pytest.fixture
 def listeners(monkeypatch):
-    """A made-up pynput; gives its listeners, which begin with a key of the person's."""
+    """A made-up pynput; gives its listeners, which begin with a key that the person holds."""
     made = []
 
     class Listener:
@@ -92,6 +97,7 @@ def listeners(monkeypatch):
 
     keyboard = types.ModuleType("pynput.keyboard")
     keyboard.Listener = Listener
+    keyboard.Key = SimpleNamespace(__members__={"space": None, "shift": None})
     monkeypatch.setitem(sys.modules, "pynput", types.ModuleType("pynput"))
     monkeypatch.setitem(sys.modules, "pynput.keyboard", keyboard)
     return made
@@ -118,9 +124,26 @@ def test_the_hook_hears_the_persons_keys_and_no_injected_ones(listeners):
         assert hook.choose({}, shown).tolist() == [False, False, True]
         hears.let_go(space, False)
         assert not hook.choose({}, shown).any()
+        hears.press(space, False)  # tapped while the next fight is loading
+        hears.let_go(space, False)
+        hook.reset()
+        assert not hook.choose({}, shown).any()
     assert not hears.runs
-    with pytest.raises(UserError, match="no key for hit"):
-        KeyboardHook({"left": "a", "right": "d"}, ("left", "right", "hit"))
+
+
+@pytest.mark.usefixtures("listeners")
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"left": "a", "right": "d"}, "no key for hit"),
+        ({"left": "a", "right": "d", "hit": "A"}, "two buttons have the same key"),
+        ({"left": "a", "right": "d", "hit": "spacebar"}, "no key is called spacebar"),
+        ({"left": "a", "right": "d", "hit": "j", "hitt": "k"}, "there is no button hitt"),
+    ],
+)
+def test_every_button_needs_a_key_that_there_is(keys, message):
+    with pytest.raises(UserError, match=f"--keys: .*{message}"):
+        KeyboardHook(keys, ("left", "right", "hit"))
 
 
 def test_a_takeover_at_the_page_is_recorded(tmp_path):
@@ -176,8 +199,29 @@ def test_a_takeover_at_the_keyboard_needs_a_game_that_goes_on_by_itself(tmp_path
             assert (episode.actions == [False, True, False]).all()
 
 
-@pytest.mark.parametrize("flag", [("--share", "0.5"), ("--workers", "2")])
-def test_what_only_an_expert_takes_is_refused(tmp_path, flag):
-    done = run(correct.main, "--checkpoint", tmp_path, "--out", tmp_path / "c.zarr", *flag)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--share", "0.5"), "--share: only with --expert"),
+        (("--workers", "2"), "--workers: only with --expert"),
+        (("--expert", "--keys", "hit", "j"), "--keys: not with --expert"),
+        (("--expert", "--video", "nowhere/a.mp4"), "--video: no folder nowhere"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(tmp_path, flags, message):
+    done = run(correct.main, "--checkpoint", tmp_path, "--out", tmp_path / "c.zarr", *flags)
     assert done.status == 1
-    assert f"{flag[0]}: only with --expert" in done.err
+    assert message in done.err
+
+
+def test_an_abandoned_fight_closes_its_environment():
+    closed = []
+    env = SimpleNamespace(close=lambda: closed.append(True))
+
+    def abandon(_):
+        raise FightAbandoned("the fight was abandoned")
+
+    with KeptEnvironment(lambda: env) as kept:
+        with pytest.raises(FightAbandoned):
+            kept.attempt(abandon, "clone", 0)
+        assert closed  # at once: a live game's keys may be down

@@ -25,6 +25,7 @@ from ranni_player.state_history import add_history
 from tests.support.commands import run
 from tests.support.exported import CHECKPOINT, EXPORTED
 from tests.support.following import run_commands
+from tests.support.made_data import make_dataset
 from tests.support.made_policy import made_bundle, save_policy
 from tests.support.small_models import SMALL
 
@@ -96,6 +97,10 @@ def test_the_command_ends_with_its_proof(tmp_path, precision):
     assert list(tmp_path.iterdir()) == [out]
     again = run(export.main, "--checkpoint", CHECKPOINT, "--out", out)
     assert f"--out: {out} is there already" in again.err
+    stateless = make_dataset(tmp_path / "d.zarr", (5,), attributes={"attributes": ["a", "b"]})
+    flags = ("--checkpoint", CHECKPOINT, "--out", tmp_path / "other", "--dataset", stateless.path)
+    lacks = run(export.main, *flags)
+    assert "its state lacks HeroHp" in lacks.err
 
 
 def test_nothing_is_written_where_the_proof_fails(tmp_path, monkeypatch):

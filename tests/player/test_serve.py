@@ -13,6 +13,7 @@ from BC_training.play.policy import Policy
 from BC_training.serve import serve
 from gameplay_pipeline.plumbing.errors import UserError
 from ranni_player import __main__ as command
+from ranni_player import manifest
 from ranni_player.remote import TOKEN, RemotePlayer
 from tests.support.commands import run, start
 from tests.support.exported import ARENA, CHECKPOINT, EXPORTED, FIGHT, serving
@@ -78,6 +79,14 @@ def test_what_does_not_suit_a_served_policy_is_refused(served):
     done = run(command.main, "--policy", url, "--check")
     assert "--check: a policy on another machine has no golden frames here" in done.err
     assert done.status == 1
+
+
+def test_a_server_of_another_version_is_refused(served, monkeypatch):
+    _, url = served
+    monkeypatch.setattr(manifest, "FORMAT", 2)
+    done = run(command.main, "--policy", url, *ARENA)
+    assert done.status == 1
+    assert f"{url}: its format is 1, this player reads 2" in done.err
 
 
 def test_after_a_killed_player_the_next_one_is_served(served):

@@ -1,6 +1,7 @@
 """The public commands, as a person runs them."""
 
 import json
+import re
 import signal
 import time
 
@@ -16,6 +17,7 @@ from BC_training.checkpoints.state import flatten
 from BC_training.common import dataset as datasets
 from BC_training.training import trainer
 from BC_training.training.evaluator import Evaluator
+from gameplay_pipeline.plumbing.errors import DataError
 from tests.support.commands import (
     ROOT,
     SAMPLE,
@@ -29,7 +31,8 @@ from tests.support.commands import (
 from tests.support.made_data import make_dataset, zipped
 
 
-def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp_path):
+def test_training_leaves_checkpoints_metrics_configuration_and_a_table(tmp_path):
+    made = make_dataset(tmp_path / "d.zarr", attributes={"keys": ["left", "right", "hit[a]"]})
     folder = tmp_path / "run"
     done = train(
         made.path, folder, "--training.num_epochs", "4", "--training.save_every_n_epochs", "1",
@@ -37,8 +40,11 @@ def test_training_leaves_checkpoints_metrics_configuration_and_a_table(made, tmp
     )  # fmt: skip
     assert done.status == 0, done.err
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
-    for word in ("nothing", "majority", "previous", "4/4", "best checkpoint"):
+    for word in ("nothing", "majority", "previous", "4/4", "best checkpoint", "hit[a]"):
         assert word in done.out
+    # It can't be better than holding what is held at the figure that chooses.
+    assert "note: repeating the previous action reaches" in done.out
+    assert "to onset_f1, or" in " ".join(done.out.split())
     assert "Traceback" not in done.err
     steps = [int(f.name) for f in folder.iterdir() if f.name.isdigit()]
     assert 2 <= len(steps) <= 3
@@ -64,14 +70,14 @@ def test_a_killed_run_resumed_equals_one_that_was_not(made, tmp_path):
     process = start(("-m", "BC_training", *arguments_of(made.path, killed, *options)))
     assert process.stdout is not None
     for line in process.stdout:
-        if line.strip().startswith("1/3"):
+        if line.strip().startswith("2/3"):
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
     assert not any(f.name == last(whole).name for f in killed.iterdir())
     resumed = train(made.path, killed, *options, "--resume")
     assert resumed.status == 0, resumed.err
-    assert "resumed" in resumed.out
+    assert re.search(r"from step (8|16)\b", resumed.out)
     one, other = (checkpoints.load_model(last(folder))[1] for folder in (whole, killed))
     ones, others = (flatten(nnx.state(model)) for model in (one, other))
     for name in ones:
@@ -166,12 +172,29 @@ def test_residencies_layouts_and_places_give_the_same_metrics(made, tmp_path, se
             place, folder, "--training.num_epochs", "1", "--dataset.residency", residency,
         )  # fmt: skip
         assert done.status == 0, done.err
+        assert f" {'cache' if residency == 'auto' else residency} (" in done.out
         figures.append([
             {name: value for name, value in record.items() if name.startswith(("train", "val"))}
             for record in records(folder)
         ])  # fmt: skip
     assert figures[0]
     assert all(other == figures[0] for other in figures[1:])
+
+
+def test_an_epoch_that_could_not_be_judged_is_judged_when_the_run_goes_on(made, tmp_path):
+    def unreadable(*_):
+        raise DataError("episode_4/frames: tick 3 is missing")
+
+    folder, options = tmp_path / "run", ("--training.num_epochs", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "predict", unreadable)
+        assert "tick 3 is missing" in train(made.path, folder, *options).err
+    assert read_bundle(last(folder)).metrics is None
+    assert train(made.path, folder, *options, "--resume").status == 0
+    assert train(made.path, tmp_path / "whole", *options).status == 0
+    late, at_once = (read_bundle(last(run)) for run in (folder, tmp_path / "whole"))
+    assert late.metrics == at_once.metrics is not None
+    assert late.thresholds == at_once.thresholds
 
 
 def test_a_second_run_keeps_the_first_and_resume_refuses_other_settings(made, tmp_path):
@@ -307,6 +330,8 @@ def test_a_checkpoint_refuses_a_dataset_with_other_actions(made, tmp_path):
     assert scored.status == 1
     assert "actions left, right, jump, trained on left, right, hit" in scored.err
     assert run(evaluate.main, "--checkpoint", tmp_path).status == 1
+    lost = run(evaluate.main, "--checkpoint", folder, "--json", tmp_path / "nowhere" / "a.json")
+    assert f"--json: no folder {tmp_path / 'nowhere'}" in lost.err
 
 
 @pytest.mark.slow

@@ -25,8 +25,6 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
     episodes, fps = summary["episodes"], summary["fps"]
     few = episodes < 20
     train, val = (0.7, 0.3) if few else (0.8, 0.1)
-    frequencies = [row["frequency"] for row in summary["actions"].values() if row["frequency"] > 0]
-    spread = max(frequencies, default=1) / min(frequencies, default=1)
     batch = 32
     while batch > 8 and summary["frames"] * train / batch < MIN_STEPS:
         batch //= 2
@@ -44,10 +42,6 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
             "dataset.residency", "auto",
             f"{gib:.2f} GiB decoded: kept on the accelerator if that has {gib / 0.6:.2f} GiB free, "
             "else in a file",
-        ),
-        Advice(
-            "training.use_class_weights", spread > 3,
-            f"the commonest action is pressed {spread:.0f} times as often as the rarest",
         ),
         Advice(
             "training.batch_size", batch,

@@ -17,6 +17,7 @@ from BC_training.analysis.policy.replay import replay
 from BC_training.checkpoints.bundle import Bundle
 from BC_training.common import console, metrics, onsets
 from BC_training.common.dataset import Data, Dataset
+from BC_training.common.tables import instruction_of
 from BC_training.common.types import Batch
 from BC_training.networks.model import Model
 from BC_training.play.policy import Policy
@@ -90,19 +91,25 @@ def interventions(
     return {name: predict(*kind) for name, kind in kinds.items()}
 
 
-def self_fed(bundle: Bundle, model: Model, dataset: Dataset) -> tuple[Bool[np.ndarray, "n A"], int]:
+def self_fed(
+    bundle: Bundle, model: Model, data: Data, split: str
+) -> tuple[Bool[np.ndarray, "n A"], int]:
     """What the policy presses when recorded fights are played to it tick by tick, its own presses
     being the past ones, and how many ticks of the split that is."""
-    policy = Policy(bundle, model)
+    policy, dataset = Policy(bundle, model), data.splits[split]
+    episodes = {episode.name: episode for episode in data.episodes.episodes}
     ends = np.flatnonzero(np.diff(dataset.episode, append=-1)) + 1
     whole = ends[: max(int(np.searchsorted(ends, FED_TICKS, "right")), 1)].tolist()
     pressed = []
-    for first, last in zip([0, *whole[:-1]], whole, strict=True):
+    for name, first, last in zip(dataset.names, [0, *whole[:-1]], whole, strict=False):
         frames = (dataset.frames(np.array([row]))[0] for row in range(first, last))
         state = None
         if dataset.state is not None:
             state = dataset.state[first:last, : len(bundle.spec.state)]
-        pressed += [tick.pressed for tick in replay(policy, frames, state)]
+        instruction = None
+        if bundle.preprocess.instructions is not None:
+            instruction = instruction_of(episodes[name], bundle.config.dataset.instruction)
+        pressed += [tick.pressed for tick in replay(policy, frames, state, instruction)]
     return np.array(pressed), len(pressed)
 
 
@@ -198,7 +205,7 @@ def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path)
     before = onsets.previous(dataset.actions, onsets.first_rows(dataset.episode))
     _row(table, "(repeat the previous action)", score(bundle, dataset, before))
     recorded = senses["as recorded"] >= thresholds
-    fed, count = self_fed(bundle, model, dataset)
+    fed, count = self_fed(bundle, model, data, split)
     _row(table, f"first {count:,} ticks, true past", score(bundle, dataset, recorded[:count]))
     _row(table, f"first {count:,} ticks, its own past", score(bundle, dataset, fed))
     out.print(table)

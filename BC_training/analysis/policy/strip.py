@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from BC_training.analysis.plots import escaped
 from gameplay_pipeline.environments.adapter import resize
+from gameplay_pipeline.plumbing.errors import UserError
 
 WIDTH, TEXT_WIDTH = 160, 260
 """Pixels of a picture's width, and of the text beside it."""
@@ -24,6 +25,9 @@ def draw(rows: Iterable[Row], file: Path, *, is_bgr: bool) -> None:
         rows: at least one row; all have the same number of pictures.
         file: the image to write.
         is_bgr: whether the pictures are BGR, not RGB.
+
+    Raises:
+        UserError: the file can't be written.
     """
     drawn = []
     for pictures, lines in rows:
@@ -37,4 +41,5 @@ def draw(rows: Iterable[Row], file: Path, *, is_bgr: bool) -> None:
             place, font = (6, 18 + 18 * number), cv2.FONT_HERSHEY_SIMPLEX
             cv2.putText(panel, escaped(line), place, font, 0.4, (230, 230, 230), 1)
         drawn.append(np.hstack([*images, panel]))
-    cv2.imwrite(str(file), np.vstack(drawn))
+    if not cv2.imwrite(str(file), np.vstack(drawn)):
+        raise UserError(f"{file}: can't be written")
