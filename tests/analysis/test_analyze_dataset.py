@@ -176,7 +176,7 @@ def flashes(path, delay: int | None, episodes: int = 8) -> Episodes:
                 start = tick + delay if delay is not None else rng.integers(1, 290)
                 pressed[start : start + 3, 0] = True
         group = root.create_group(f"episode_{number}")
-        group.create_array("frames", data=frames, chunks=(1, 3, 24, 40))
+        group.create_array("frames", data=frames, chunks=(100, 3, 24, 40))
         group.create_array("actions", data=pressed)
     return Episodes(path)
 
@@ -215,7 +215,7 @@ def echoes(path, combo: bool) -> Episodes:
                 frames[tick + 1, :, 4:12, 8:20] = 250
                 pressed[tick + 8 : tick + 10, 1] = combo
         group = root.create_group(f"episode_{number}")
-        group.create_array("frames", data=frames, chunks=(1, 3, 24, 40))
+        group.create_array("frames", data=frames, chunks=(100, 3, 24, 40))
         group.create_array("actions", data=pressed, config={"write_empty_chunks": True})
     return Episodes(path)
 

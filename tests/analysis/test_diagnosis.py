@@ -32,9 +32,10 @@ def trained(tmp_path_factory):
             },
         },
         "training": {
-            "batch_size": 16, "num_epochs": 30, "learning_rate": 0.01,
+            "batch_size": 16, "num_epochs": 30, "learning_rate": 0.01, "save_every_n_epochs": 30,
             "checkpoint_dir": str(folder / "run"),
         },
+        "evaluation": {"eval_every_n_epochs": 10},
     }  # fmt: skip
     return trainer.train(config_file.validate(raw, "the test"))
 

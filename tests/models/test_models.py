@@ -20,7 +20,7 @@ from BC_training.training import trainer
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support import window_model
 from tests.support.commands import records
-from tests.support.in_play import observations, replay
+from tests.support.in_play import observations, outputs, replay
 from tests.support.made_data import make_dataset
 from tests.support.small_models import SMALL
 
@@ -28,7 +28,7 @@ NAMES = (*models.available(), "window_model")
 SLOW_LEARNERS = {
     "vla": {
         "num_epochs": 30,
-        "save_every_n_epochs": 15,
+        "save_every_n_epochs": 29,
         "learning_rate": 0.003,
         "use_class_weights": True,
     }
@@ -54,12 +54,12 @@ def setting(request, tmp_path_factory):
             "batch_size": 16,
             "num_epochs": 10,
             "learning_rate": 0.01,
-            "save_every_n_epochs": 5,
+            "save_every_n_epochs": 9,
             "checkpoint_dir": str(folder / "run"),
             **SLOW_LEARNERS.get(request.param, {}),
         },
         # An evaluation may write a checkpoint, which takes longer than all steps of an epoch.
-        "evaluation": {"eval_every_n_epochs": 5},
+        "evaluation": {"eval_every_n_epochs": 30},
     }
     with pytest.MonkeyPatch.context() as patch:
         # The published sizes take minutes to compile and train on a CPU.
@@ -85,8 +85,14 @@ def trained(setting):
 
 
 @pytest.fixture(scope="module")
-def loaded(trained):
-    return Policy.load(trained)
+def saved(trained):
+    """The bundle and the model of that run's best checkpoint."""
+    return checkpoints.load_model(checkpoints.locate(trained))
+
+
+@pytest.fixture(scope="module")
+def loaded(saved):
+    return Policy(*saved)
 
 
 @pytest.fixture
@@ -117,8 +123,9 @@ def test_shapes_dtype_and_determinism(config):
     window = config.model.window()
     spec, observation = observed(config, np.arange(5))
     other = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
-    infer = nnx.jit(lambda model: model(observation).logits)
-    logits, same, different = (infer(build(c, spec)) for c in (config, config, other))
+    logits, same, different = (
+        outputs(build(c, spec), observation) for c in (config, config, other)
+    )
     assert logits.shape == (5, window.chunk, 3)
     assert logits.dtype == jnp.float32
     assert np.array_equal(logits, same)
@@ -157,8 +164,8 @@ def test_the_loss_falls_on_a_learnable_set(trained):
     assert bundle.metrics["macro_f1"] > 0.8
 
 
-def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, trained):
-    replay(trained, setting[1])
+def test_policy_sees_and_says_what_the_dataset_path_does_tick_by_tick(setting, policy, saved):
+    replay(policy, saved[1], setting[1])
 
 
 def test_reset_forgets_the_fight(setting, policy):
@@ -203,7 +210,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(config, trained):
 def test_the_default_pure_cnn_has_2_to_3_million_parameters(made, tmp_path):
     raw = {"dataset": {"path": str(made.path)}, "model": {"name": "pure_cnn"}}
     config = config_file.validate(raw, "the test")
-    model = build(config, open_data(config).spec)
+    spec = open_data(config).spec
+    model = nnx.eval_shape(lambda: build(config, spec))
     assert 2e6 < sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) < 3e6
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from BC_training import __main__, analyze_dataset, evaluate
+from BC_training.checkpoints import store as checkpoints
 from BC_training.common.episodes import Episodes
+from BC_training.play.policy import Policy
 from gameplay_pipeline import convert_to_zarr
 from gameplay_pipeline.environments.adapter import resize
 from tests.support.commands import run
@@ -62,4 +64,5 @@ def test_a_recording_is_converted_analysed_trained_on_and_replayed(tmp_path):
     rows = json.loads((tmp_path / "scores.json").read_text())["state_vision"]["rows"]
     assert rows == len(truths[0].actions)
 
-    replay(folder, made)
+    bundle, model = checkpoints.load_model(checkpoints.locate(folder))
+    replay(Policy(bundle, model), model, made)

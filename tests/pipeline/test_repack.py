@@ -161,7 +161,8 @@ def test_a_replay_buffer_is_cut_into_its_episodes(made, tmp_path, zarr_format, p
     source = zipped(path) if packed else path
     with pytest.raises(UserError, match="does not name the buttons; give --keys"):
         run(source, tmp_path / "out.zarr")
-    assert run(source, tmp_path / "out.zarr", keys="left, right,hit", workers=2) == 0
+    workers = 2 if packed and zarr_format == 3 else 1
+    assert run(source, tmp_path / "out.zarr", keys="left, right,hit", workers=workers) == 0
     root = zarr.open_group(tmp_path / "out.zarr", mode="r")
     assert root.attrs["keys"] == ["left", "right", "hit"]
     assert root.attrs["attributes"] == ["state_0", "state_1"]

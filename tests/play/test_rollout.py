@@ -1,6 +1,7 @@
 """Fights: intervals against SciPy, the environment's contract, and the main job end to end."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -14,6 +15,7 @@ from scipy import stats
 
 from BC_training import __main__, rollout
 from BC_training.common.episodes import Episodes
+from BC_training.play import fights
 from BC_training.play.fights import make_env
 from BC_training.play.summary import Interval, bootstrap, wilson
 from gameplay_pipeline.environments.adapter import Adapter
@@ -84,7 +86,9 @@ def test_an_environment_that_keeps_it_is_made_at_the_policys_size_with_its_butto
 
 
 @pytest.mark.slow
-def test_the_main_job_records_trains_and_fights(tmp_path):
+def test_the_main_job_records_trains_and_fights(tmp_path, monkeypatch):
+    # Fights in other processes are those of test_interrupted_fights_are_kept.
+    monkeypatch.setattr(fights, "usable_cores", lambda: 1)
     data, folder = tmp_path / "arena.zarr", tmp_path / "run"
     arguments = (
         *("--config", "configs/demo.yaml", "--dataset.path", data),
@@ -111,31 +115,33 @@ def test_the_main_job_records_trains_and_fights(tmp_path):
     styles = [group.attrs["style"] for _, group in sorted(zarr.open_group(data, mode="r").groups())]
     assert styles == ["balanced", "aggressive", "defensive"]
     assert max(len(line) for line in done.out.splitlines() if str(tmp_path) not in line) <= 100
-    fights = read(folder / "fights.json")
+    fought = read(folder / "fights.json")
     players = ["state_vision", "expert", "random", "nothing", "previous"]
-    assert list(fights["summary"]) == players
-    assert [fight["seed"] for fight in fights["fights"]] == [1_000_000] * 5
-    assert fights["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
-    assert fights["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
-    assert fights["summary"]["nothing"]["presses"]["mean"] == 0
+    assert list(fought["summary"]) == players
+    assert [fight["seed"] for fight in fought["fights"]] == [1_000_000] * 5
+    assert fought["summary"]["expert"]["boss_health_removed"]["mean"] > 0.5
+    assert fought["summary"]["nothing"]["boss_health_removed"]["mean"] == 0
+    assert fought["summary"]["nothing"]["presses"]["mean"] == 0
     # Buttons that are held went down once.
-    assert fights["summary"]["previous"]["presses"]["mean"] < 1
-    assert fights["summary"]["random"]["presses"]["mean"] > 20
-    assert fights["summary"]["state_vision"]["latency_ms"]["p50"] > 0
+    assert fought["summary"]["previous"]["presses"]["mean"] < 1
+    assert fought["summary"]["random"]["presses"]["mean"] > 20
+    assert fought["summary"]["state_vision"]["latency_ms"]["p50"] > 0
 
     film = tmp_path / "fight.mp4"
     again = run(rollout.main, "--checkpoint", folder, "--episodes", "1", "--workers", "1",
                 "--no_baselines", "--json", tmp_path / "again.json", "--video", film)  # fmt: skip
     assert again.status == 0, again.err
-    assert without_times(read(tmp_path / "again.json")) == without_times(fights)[:1]
+    assert without_times(read(tmp_path / "again.json")) == without_times(fought)[:1]
     with av.open(str(film)) as container:
-        pictures = [each.to_ndarray(format="rgb24") for each in container.decode(video=0)]
+        frames = container.decode(video=0)
+        picture = next(frames).to_ndarray(format="rgb24")
+        count = 1 + sum(1 for _ in frames)
         assert container.streams.video[0].codec.name == "h264"
-    assert len(pictures) == round(17 * fights["fights"][0]["seconds"])
+    assert count == round(17 * fought["fights"][0]["seconds"])
     # The frame is enlarged tenfold, the panel is beside it.
-    assert pictures[0].shape == (360, 640 + 320, 3)
+    assert picture.shape == (360, 640 + 320, 3)
     first = make_env(ARENA, made_bundle()).reset(seed=1_000_000)[0]["frame"]
-    drawn = cv2.resize(pictures[0][:, :640], (64, 36), interpolation=cv2.INTER_AREA)
+    drawn = cv2.resize(picture[:, :640], (64, 36), interpolation=cv2.INTER_AREA)
     assert np.abs(drawn.astype(int) - first).mean() < 6
 
 
@@ -151,11 +157,16 @@ def without_times(fights):
     ]
 
 
-@pytest.fixture
-def toy_policy(tmp_path):
-    """An untrained policy for the toy environments."""
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
     bundle = made_bundle(toy_env.ACTIONS, width=40, height=30)
-    return save_policy(tmp_path / "run", bundle)
+    return save_policy(tmp_path_factory.mktemp("saved"), bundle)
+
+
+@pytest.fixture
+def toy_policy(saved, tmp_path):
+    """An untrained policy for the toy environments, in a folder of its own."""
+    return shutil.copytree(saved, tmp_path / "run" / "1")
 
 
 def test_interrupted_fights_are_kept_and_their_games_end(toy_policy, tmp_path, monkeypatch):

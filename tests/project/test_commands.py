@@ -337,6 +337,7 @@ def test_a_checkpoint_refuses_a_dataset_with_other_actions(made, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.exists(), reason="the sample of human play is not here")
 def test_human_play_of_another_game_trains_straight_from_the_zip(tmp_path):
-    done = train(SAMPLE, tmp_path / "run", "--training.num_epochs", "1")
+    few = ("--training.num_epochs", "1", "--training.steps_per_epoch", "8")
+    done = train(SAMPLE, tmp_path / "run", *few)
     assert done.status == 0, done.err
     assert "MOVE_FORWARD" in done.out

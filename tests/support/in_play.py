@@ -6,7 +6,6 @@ import jax
 import numpy as np
 from flax import nnx
 
-from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import Bundle, build
 from BC_training.common import config_file
 from BC_training.common.dataset import open_data
@@ -37,22 +36,27 @@ def observations(made, number, names):
         yield {"frame": np.moveaxis(frame, 0, -1), **values}
 
 
-def replay(checkpoint, made):
+outputs = nnx.jit(lambda model, observation: model(observation).logits)
+"""Compiled once for each shape; a lambda inside of a test would be compiled each time."""
+
+
+def replay(policy, model, made):
     """Plays the one validation episode tick by tick; what is said must be what the model says of
     the dataset's samples."""
-    policy = Policy.load(checkpoint)
-    config = policy.bundle.config
+    config, preprocess = policy.bundle.config, policy.bundle.preprocess
     data = open_data(config)
     validation = data.splits["val"]
-    model = nnx.jit(checkpoints.load_model(checkpoints.locate(checkpoint))[1])
+    parts = np.split(np.arange(len(validation)), len(validation) // 5)
+    batches = [preprocess(validation.batch(part).observation) for part in parts]
+    logits = np.concatenate([outputs(model, batch)[:, 0] for batch in batches])
+    expected = np.asarray(jax.nn.sigmoid(logits))
+    policy.reset()
     ratios = config.dataset.train_ratio, config.dataset.val_ratio
     (number,) = split(data.episodes, *ratios, config.dataset.split_seed)[1]
     for sample, observation in enumerate(observations(made, number, policy.bundle.spec.state)):
-        batch = validation.batch(np.array([sample]))
-        logits = model(policy.bundle.preprocess(batch.observation)).logits
         previous = made.actions[number][sample - 1] if sample else None  # teacher forcing
         said = policy.act(observation, previous).probabilities
-        assert np.allclose(said, jax.nn.sigmoid(logits[0, 0]), atol=1e-5)
+        assert np.allclose(said, expected[sample], atol=1e-5)
     assert sample == len(validation) - 1
 
 

@@ -36,7 +36,7 @@ _KEPT = tempfile.TemporaryDirectory(prefix="made_")
 def make_dataset(
     path: Path, lengths: tuple[int, ...] = (40, 30, 50, 20, 35), **layout: Any
 ) -> Made:
-    """Gives a dataset of `_write`. Each is written once in a process, which takes long, and copied."""
+    """What `_write` writes, which takes long: each is written once in a process, and copied."""
     kept = _once(json.dumps({"lengths": lengths, **layout}, sort_keys=True))
     shutil.copytree(kept.path, path, copy_function=shutil.copy)
     return copy.deepcopy(dataclasses.replace(kept, path=path))
