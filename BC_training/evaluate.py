@@ -48,13 +48,7 @@ def evaluate(
         cache_dir: where decoded frames are kept, by default the user's cache folder. What the
             checkpoint says about folders is not followed.
     """
-    if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
-    for name, file in (("json", json), ("timeline", timeline)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"--{name}: no folder {file.parent}")
-    if diagnose is not None and diagnose.suffix == ".png":
-        raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
+    _check_outputs(json, timeline, diagnose)
     folder = store.locate(checkpoint)
     bundle, model = store.load_model(folder)
     config = bundle.config_here(dataset, None if cache_dir is None else str(cache_dir))
@@ -87,6 +81,17 @@ def evaluate(
     if timeline is not None:
         _draw(predictions, data, split, bundle.thresholds, timeline)
     return 0
+
+
+def _check_outputs(json: Path | None, timeline: Path | None, diagnose: Path | None) -> None:
+    """Raises a UserError where a file can't be meant, or not be written."""
+    if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
+    for name, file in (("json", json), ("timeline", timeline)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name}: no folder {file.parent}")
+    if diagnose is not None and diagnose.suffix == ".png":
+        raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
 
 
 def _draw(

@@ -108,9 +108,9 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: no manifest of an exported policy: {error}") from error
     digest = raw.pop("sha256", None) if isinstance(raw, dict) else None
-    manifest = parse_manifest(raw, str(file))
-    if digest != _digest(raw):
+    if isinstance(raw, dict) and raw.get("format") == FORMAT and digest != _digest(raw):
         raise UserError(f"{file}: it was changed after the export; export the checkpoint again")
+    manifest = parse_manifest(raw, str(file))
     for name, expected in ((NETWORK, raw["network_sha256"]), (GOLDEN, raw["golden_sha256"])):
         if file_digest(folder / name) != expected:
             raise UserError(f"{folder / name}: it is not the file that was exported")

@@ -165,6 +165,8 @@ def print_summary(
     if resumed_from is not None:
         rows["resumed"] = f"from step {resumed_from}"
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in rows.items():
         table.add_row(name, value)
     out = console.make_console()

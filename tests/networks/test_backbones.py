@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from sklearn.datasets import load_sample_image
 
 from BC_training import models
+from BC_training.checkpoints import store as checkpoints
 from BC_training.checkpoints.bundle import build
 from BC_training.checkpoints.state import flatten
 from BC_training.common import config_file
@@ -339,7 +340,9 @@ def test_a_run_begins_with_the_weights_and_needs_their_file_never_again(
         def step(state, *_):  # what it makes of the parameters is of no concern here
             begun.append(jax.device_get(flatten(state.params)))
             params = jax.tree.map(lambda x: np.asarray(x) + 1, state.params)
-            return state._replace(step=state.step + 1, params=params), {"train/loss": np.float32(1)}
+            return state._replace(step=state.step + 1, params=params), {
+                "train/loss": jnp.float32(1)
+            }
 
         return step
 

@@ -1,5 +1,6 @@
 """Small made datasets, written with zarr-python alone, as a stranger would."""
 
+import atexit
 import copy
 import dataclasses
 import functools
@@ -30,7 +31,8 @@ class Made:
     state: list[np.ndarray]
 
 
-_KEPT = tempfile.TemporaryDirectory(prefix="made_")
+_KEPT = Path(tempfile.mkdtemp(prefix="made_"))
+atexit.register(shutil.rmtree, _KEPT, ignore_errors=True)
 
 
 def make_dataset(
@@ -44,7 +46,7 @@ def make_dataset(
 
 @functools.cache
 def _once(arguments: str) -> Made:
-    folder = Path(_KEPT.name, hashlib.sha256(arguments.encode()).hexdigest()[:16])
+    folder = Path(_KEPT, hashlib.sha256(arguments.encode()).hexdigest()[:16])
     return _write(folder, **json.loads(arguments))
 
 

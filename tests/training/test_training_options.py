@@ -18,7 +18,6 @@ from BC_training.training import devices, trainer
 from BC_training.training.train_step import TrainStep
 from gameplay_pipeline.plumbing.errors import UserError
 from tests.support.made_data import make_dataset
-from tests.support.made_policy import made_bundle, save_policy
 
 ROOT = Path(__file__).parents[2]
 MODEL = {
@@ -111,8 +110,8 @@ def test_a_resumed_run_compiles_its_step_once(configure):
     assert TrainStep.__call__._cache_size() == before + 1
 
 
-def test_a_checkpoint_of_another_accelerator_loads_here(tmp_path):
-    checkpoint = save_policy(tmp_path / "policy", made_bundle())
+def test_a_checkpoint_of_another_accelerator_loads_here(configure):
+    checkpoint = checkpoints.locate(trainer.train(configure(num_epochs=1)))
     here = flatten(nnx.state(checkpoints.load_model(checkpoint)[1]))
     written = checkpoint / "model" / "_sharding"
     text = written.read_text()
