@@ -143,6 +143,9 @@ def analyze(
     """
     if threads < 1:
         raise UserError(f"--threads: {threads} is not at least 1")
+    for name, file in (("json", json), ("html", html)):
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{name}: no folder {file.parent}")
     episodes = Episodes(dataset)
     verdict = integrity.verify(episodes, write=checksums)
     problems = [*checks.inspect(episodes, threads=threads), *verdict.problems]
@@ -159,7 +162,8 @@ def analyze(
     if json is not None:
         json.write_text(json_format.dumps(summary, indent=2, allow_nan=False) + "\n")
     if html is not None:
-        html.write_text(page.render(summary, page.sample_presses(episodes)))
+        text = page.render(summary, page.sample_presses(episodes))
+        html.write_text(text, encoding="utf-8")
         print(f"page: {html}")
     is_bad = bool(verdict.problems) or any(problem.severity == "error" for problem in problems)
     return 1 if strict and is_bad else 0

@@ -39,7 +39,7 @@ fail() {
 choose_extra() {
     local smi version oldest anyway="To go on without the GPU: EXTRA=cpu"
     if ! command -v nvidia-smi >/dev/null; then
-        if cat "${1:-/sys/bus/pci/devices}"/*/vendor 2>/dev/null | grep -q 0x10de; then
+        if grep -qs 0x10de "${1:-/sys/bus/pci/devices}"/*/vendor; then
             fail "there is an NVIDIA GPU here, but no driver: nvidia-smi is missing." \
                 "Install the driver or take an image that has it; a container wants --gpus all." "$anyway"
         fi
@@ -83,6 +83,8 @@ get_project() {
         say "$FOLDER has changes that are not committed: left as it is"
         return
     else
+        [ -z "${REPO_URL:-}" ] || [ "$(git -C "$FOLDER" remote get-url origin)" = "$url" ] || fail \
+            "$FOLDER is a clone of another repository than $url." "Set FOLDER to another place."
         say "updating $FOLDER"
         git -C "$FOLDER" fetch --quiet --tags origin || fail \
             "$FOLDER can't be updated; git says why above." "Check the network of this machine."

@@ -155,7 +155,7 @@ def _played(
     instruction = (
         instruction_of(episode, config.dataset.instruction) if reads_instructions else None
     )
-    state = episode.state if policy.bundle.spec.state else None
+    state = episode.state if config.model.window().state else None
     for tick in replay(policy, frames, state, instruction):
         yield tick.frame, tick, saliency(policy, tick.pressed) if saliency is not None else None
 

@@ -57,10 +57,9 @@ def opened(module: str, *arguments: str) -> Iterator[Page]:
     command = [sys.executable, "-m", module, "--env", ENV, "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
-        while "http://" not in line:
-            print(line, end="")
-            line = process.stdout.readline()
+        line = next((line for line in process.stdout if "http://" in line), None)
+        if line is None:
+            raise SystemExit(f"{module} ended with {process.wait()}")
         address = next(word for word in line.split() if word.startswith("http://"))
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(

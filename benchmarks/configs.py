@@ -85,12 +85,15 @@ def train_and_fight(row: str, passes: int, fights: int, folder: Path) -> dict[st
     import jax
 
     from BC_training.__main__ import main
+    from BC_training.checkpoints import store as checkpoints
+    from BC_training.checkpoints.bundle import read_bundle
 
     began = time.monotonic()
     main()
     seconds = time.monotonic() - began
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    scored = [line for line in lines if "val/loss" in line]
+    best = read_bundle(checkpoints.locate(run)).step  # the one that fights
+    judged = next(line for line in lines if "val/loss" in line and line["step"] == best)
     rates = [line["time/frames_per_second"] for line in lines if "time/frames_per_second" in line]
     device = jax.devices()[0]
     memory = (device.memory_stats() or {}).get("peak_bytes_in_use")
@@ -99,11 +102,11 @@ def train_and_fight(row: str, passes: int, fights: int, folder: Path) -> dict[st
         "device": device.device_kind,
         "jax": jax.__version__,
         "passes": passes,
-        "steps": scored[-1]["step"],
+        "steps": lines[-1]["step"],
         "seconds": seconds,
         "frames_per_second": rates and max(rates),
         "peak_device_bytes": memory,
-        "offline": {key: value for key, value in scored[-1].items() if key in OFFLINE},
+        "offline": {key: value for key, value in judged.items() if key in OFFLINE},
         "fights": json.loads((run / "fights.json").read_text())["summary"],
     }
 

@@ -119,6 +119,7 @@ def trained(
         "path": [str(path) for path in paths], "train_ratio": 0.92, "val_ratio": 0.08,
         "cache_dir": str(job.folder / "cache"), "residency": "cache",
     }  # fmt: skip
+    raw["evaluation"] = {"eval_every_n_epochs": raw["training"]["num_epochs"]}  # only the last
     raw |= {"system": {"seed": seed}, "environment": {"id": settings.env}}
     config = config_file.validate(raw, "benchmark")
     trainer.train(config, resume=config.run_dir().exists())

@@ -3,7 +3,7 @@
     uv run python -m benchmarks.decisions [--fights 50]
 
 Takes checkpoints of benchmarks.model_zoo, which trains them if it has not yet, and decides from
-their probabilities in each way that the section `play` of a configuration offers. Press F1 is of
+their probabilities in each way that the section `play` of a configuration offers. Onset F1 is of
 the validation split, played to the policy tick by tick. What is measured already is kept; prints a
 table and writes benchmarks/results/decisions.json.
 """

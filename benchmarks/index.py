@@ -54,11 +54,14 @@ def main(episodes: int = 100_000) -> None:
     table = console.make_table("Opening a dataset of tiny episodes")
     for column in ("episodes", "open s", "first batch ms", "peak MiB more", "KiB an episode"):
         table.add_column(column, justify="right")
+    before = (
+        memory()
+    )  # of all: it is a peak, and what the first row needed is in that of the second
     for count in (episodes // 10, episodes):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "many.zarr"
             write_episodes(path, count)
-            before, start = memory(), time.perf_counter()
+            start = time.perf_counter()
             opened = Episodes(path)
             split(opened, 0.8, 0.1, 0)
             seconds = time.perf_counter() - start

@@ -78,8 +78,8 @@ def main(job: Job) -> None:
         out=path, style="mixed", disturb=DISTURBED,
     ))  # fmt: skip
     folder = job.folder / "vla"
-    if not list(folder.glob("[0-9]*")):
-        trainer.train(configuration(path, folder, job.epochs, {"model": MODELS["vla"]}))
+    config = configuration(path, folder, job.epochs, {"model": MODELS["vla"]})
+    trainer.train(config, resume=config.run_dir().exists())
     policy = Policy.load(folder)
     env = make_env(ENV, read_bundle(checkpoints.locate(folder)))
     seeds = range(FIRST_SEED, FIRST_SEED + job.fights)

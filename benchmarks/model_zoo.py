@@ -221,7 +221,11 @@ def compare(
         beside: add the players that need no model.
     """
     path = recorded(job)
-    rows = json.loads(results.read_text())["rows"] if results.exists() else {}
+    facts = {"recordings": job.recordings, **facts}
+    known = json.loads(results.read_text()) if results.exists() else {"rows": {}}
+    rows = known["rows"]
+    if rows and (others := [key for key in facts if known.get(key, facts[key]) != facts[key]]):
+        raise SystemExit(f"{results} was measured with another {', '.join(others)}")
     for name in job.only or changes:
         if name in rows:
             continue
@@ -233,7 +237,7 @@ def compare(
         kept = (*changes, *(key for key in rows if key.startswith("(")))
         rows = {key: rows[key] for key in kept if key in rows}
         device = jax.devices()[0].device_kind
-        written = {"recordings": job.recordings, **facts, "device": device, "rows": rows}
+        written = {**facts, "device": device, "rows": rows}
         results.parent.mkdir(exist_ok=True)
         results.write_text(json.dumps(written, indent=2) + "\n")
         table(rows, title)

@@ -6,6 +6,7 @@ uv run --only-group play python -m benchmarks.play_alone --policy exported --out
 import contextlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,4 +49,4 @@ def main(policy: Path, out: Path, episodes: int = 20) -> None:
 
 
 if __name__ == "__main__":
-    command.run(lambda: tyro.cli(main))
+    sys.exit(command.run(lambda: tyro.cli(main)))

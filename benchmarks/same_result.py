@@ -6,7 +6,7 @@ And a run that goes on from each of them to the next equals one that was never s
 Devices are virtual and hosts are processes, all on this machine's CPU. Trains small models on
 recorded fights at 64x36 for 50 steps, prints a table, and writes
 benchmarks/results/same_result.json. Exits with 1 where a layout keeps neither to the bounds nor to
-what rounding does on one device.
+twice what rounding does on one device.
 
 How far two trainings may come apart by rounding alone is measured beside: on one device, with every
 parameter changed by a few parts in ten million before the first step.
@@ -205,7 +205,7 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def _is_within(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a layout keeps the bounds, or comes no further than rounding does on one device."""
+    """Whether a layout keeps the bounds, or to twice what rounding does on one device."""
     same = ("model", "rate", "warmup")
     alone = [
         other

@@ -57,7 +57,7 @@ def bytes_reduced(trainer: Trainer) -> int:
     batches = train_set.train_batches(batch_size=size, steps=range(1), threads=1)
     batch = trainer.devices.split(next(batches))
     step: Any = type(trainer.train_step).__call__
-    lowered = step.lower(trainer.train_step, trainer.state, batch, train_set.resident)
+    lowered = step.lower(trainer.train_step, trainer.state, batch, trainer.resident)
     arrays = [
         array
         for shapes in REDUCTION.findall(lowered.compile().as_text())

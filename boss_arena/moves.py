@@ -60,10 +60,6 @@ class Move:
         """Ticks before the blow can land, flight included."""
         return self.ramp + self.hold + self.flight
 
-    @property
-    def length(self) -> int:
-        return self.windup + self.active + self.second_hit + self.recovery
-
 
 def _arc(degrees: float) -> float:
     return math.radians(degrees)

@@ -11,7 +11,8 @@ meant to hold elsewhere. Written by `docs/make_results.py` from `benchmarks/resu
 percent of the ticks other buttons are pressed than it chose), trains each shipped configuration
 for {passes} passes and has it fight 50 fresh seeds beside the expert, which wins {expert} percent
 of them. Measured on one {device}; {at_once} rows shared it, so that their minutes, compiling and
-fights included, are an upper bound.
+fights included, are an upper bound. Offline figures are those of the last pass, fights those of the
+best checkpoint.
 
 """
 SHIPPED_READ = """
@@ -34,6 +35,10 @@ in float32 (TF32) and {bfloat16:.0f} in bfloat16:
 
 """
 THROUGHPUT_READ = """
+The last column is the median of each round's own ratio. Up to 40 of the 100 timed batches were read
+before the clock started, so that `stream` is flattered; the benchmark takes steps first now that use
+those up, and was not run again on a GPU.
+
 bfloat16 gains next to nothing in networks as narrow as these: a step moves memory and starts
 kernels, it does not wait for the matrix units.
 
@@ -158,6 +163,7 @@ compare times of day), and one of a tiny network 1.77 and 1.74 ms (median of fiv
 
 `uv run python -m benchmarks.scaling` trains the default pure_cnn at 144x256 on {device}, in
 batches of {batch}. The devices are virtual, on the same {cores} cores: this measures what splitting
-costs, never what it gains. (The machine was busy: compare the ratios, not the speeds.)
+costs, never what it gains. (The machine was busy: compare the ratios, which are medians of each
+round's own, not the speeds.)
 
 """

@@ -124,7 +124,8 @@ class Checkpoints:
         """Whether a bundle was judged, and better than every checkpoint so far."""
         judged = score(bundle, self._metric)
         best = self._best()
-        return judged is not None and (best is None or judged > score(best, self._metric))
+        least = -math.inf if best is None else score(best, self._metric)
+        return judged is not None and judged > least
 
     def best_epoch(self) -> int | None:
         """The epoch of the best checkpoint; None while none was judged."""
@@ -132,8 +133,9 @@ class Checkpoints:
         return None if best is None else best.epoch
 
     def _best(self) -> Bundle | None:
-        judged = [b for b in _sound(self.folder).values() if score(b, self._metric) is not None]
-        return max(judged, key=lambda b: (score(b, self._metric), -b.step), default=None)
+        scored = [(score(b, self._metric), -b.step, b) for b in _sound(self.folder).values()]
+        judged = [row for row in scored if row[0] is not None and row[0] > -math.inf]
+        return max(judged, default=(None, None, None))[2]
 
     def _delete_old(self) -> None:
         bundles = sorted(_sound(self.folder).values(), key=lambda bundle: bundle.step)
@@ -178,7 +180,7 @@ def locate(path: str | Path) -> Path:
 
     def rank(folder: Path) -> tuple[float, int]:
         judged, step = score(bundles[folder], metric), bundles[folder].step
-        return (-math.inf, step) if judged is None else (judged, -step)
+        return (-math.inf, step) if judged in (None, -math.inf) else (judged, -step)
 
     for folder in sorted(bundles, key=rank, reverse=True):
         try:

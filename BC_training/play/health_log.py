@@ -132,7 +132,7 @@ class HealthLog:
         if roll is None:
             return "did not roll" if attack is None else "attacked into it"
         ago = (len(began) - 1 - roll) / self._fps
-        if past[roll].stamina < LOW_STAMINA:
+        if past[roll + 1].stamina < LOW_STAMINA:
             return "out of stamina"
         if attack is not None and attack > roll:
             return "attacked into it"

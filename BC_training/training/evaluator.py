@@ -117,11 +117,12 @@ class Evaluator:
         from BC_training.analysis.policy import charts  # takes a second, so only where it is wanted
 
         judged = self.dataset.targets
+        first = self.dataset.episode[judged[0]]
         drawn = charts.draw(
             predictions.probabilities[judged],
             self.dataset.actions[judged],
             self.dataset.stretches(judged),
-            title=f"{self.dataset.names[0]} of the val split",
+            title=f"{self.dataset.names[first]} of the val split, from its first judged tick",
             names=self.spec.actions,
             thresholds=np.array(thresholds),
             threshold=self.config.evaluation.metrics_threshold,

@@ -60,8 +60,11 @@ class Hub:
             rank, name = int(hello["hello"]), str(hello["name"])
             if not 0 <= rank < self._count or rank in self._writers:
                 which = f"a second host {rank}" if rank in self._writers else f"a host {rank}"
-                rank = None
-                self._tell({"end": 1, "message": f"{which} came, of {self._count} ({name})"})
+                rank, message = None, f"{which} came, of {self._count} ({name})"
+                refusal = {"end": 1, "message": message}
+                self._end_of_one = self._end_of_one or refusal
+                self._tell(refusal)
+                writer.write(json.dumps(refusal).encode() + b"\n")
                 return
             self._writers[rank], self._names[rank] = writer, name
             self._greet(rank)

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -32,6 +33,7 @@ from BC_training.training.host_exit import (
 )
 from BC_training.training.host_hub import GONE, Hub
 from BC_training.training.host_place import Place, connect, find_place, listen
+from gameplay_pipeline.plumbing.command import ending_signals
 from gameplay_pipeline.plumbing.errors import UserError
 
 INTERRUPTED = 130
@@ -320,7 +322,8 @@ class Together(Hosts):
             # Here and at once: JAX may end this process before anything else can be said.
             self._say_end(end)
             self._answers.put(None)
-            _thread.interrupt_main()
+            # Any signal will do that is not ignored, as Ctrl-C is in the background of a script.
+            _thread.interrupt_main(next(iter(ending_signals()), signal.SIGINT))
             self._changed.notify_all()
         # In a collective, the main thread hears nothing.
         leave_after(GRACE_S, self._leave_by_force)

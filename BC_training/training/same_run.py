@@ -27,8 +27,8 @@ FRAMES = 16
 """Frames that are compared."""
 
 
-def require_same_program(config: Config, hosts: Hosts) -> None:
-    """Compares configurations, versions and source files.
+def require_same_program(config: Config, hosts: Hosts, *, resume: bool) -> None:
+    """Compares configurations, whether a run goes on, versions and source files.
 
     Raises:
         UserError: a host differs; it and each key are named.
@@ -43,7 +43,7 @@ def require_same_program(config: Config, hosts: Hosts) -> None:
     settings = flat(config.model_dump(mode="json"))
     hosts.require_same(
         {key: value for key, value in settings.items() if key not in OWN}
-        | {"code revision": revision(), "source files": digest.hexdigest()[:16]}
+        | {"--resume": resume, "code revision": revision(), "source files": digest.hexdigest()[:16]}
         | versions()
     )
 

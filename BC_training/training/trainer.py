@@ -55,7 +55,7 @@ def train(config: Config, *, resume: bool = False, hosts: Hosts = ALONE) -> Path
             became infinite or not a number, or hosts differ.
         KeyboardInterrupt: it was interrupted; what was learned until then is in a checkpoint.
     """
-    same_run.require_same_program(config, hosts)
+    same_run.require_same_program(config, hosts, resume=resume)
     devices = choose_devices(config, hosts)
     if config.evaluation.rollout_every_n_epochs and config.environment.id is None:
         raise UserError("environment.id: missing; evaluation.rollout_every_n_epochs needs one")

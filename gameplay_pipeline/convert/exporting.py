@@ -19,7 +19,7 @@ from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.plumbing.paths import is_url
 from gameplay_pipeline.store.checks import names_in
 from gameplay_pipeline.store.reader import Entry, Reader, read_frames
-from gameplay_pipeline.store.writer import discard_partial, partial_folder
+from gameplay_pipeline.store.writer import discard_partial, partial_folder, sole_writer
 
 READ_FRAMES = 64
 """Frames that are read together."""
@@ -165,13 +165,18 @@ def read_tables(entry: Entry, attributes: Mapping[str, Any]) -> Tables:
     for name, array in arrays.items():
         if array.dtype.kind not in "biuf":
             raise DataError(f"its {name} are {array.dtype}, not numbers")
+    if arrays["frames"].dtype != np.uint8:
+        raise DataError(f"its frames are {arrays['frames'].dtype}, not uint8; repack it first")
     columns = {"actions": len(attributes["keys"]), "state": len(attributes.get("attributes") or ())}
     for name, count in columns.items():
         stored = arrays[name].shape if name in arrays else None
         if count and stored != (shape[0], count):
             raise DataError(f"its {name} have shape {stored}, not {(shape[0], count)}")
     state = arrays["state"].read().astype(np.float32) if columns["state"] else None
-    return Tables(arrays["actions"].read().astype(bool), state)
+    actions = arrays["actions"].read()
+    if not np.isin(actions, (0, 1)).all():
+        raise DataError("its actions are not all 0 or 1; only buttons can be carried over")
+    return Tables(actions == 1, state)
 
 
 def read_rgb(
@@ -203,16 +208,14 @@ def unfinished(out: Path) -> Iterator[Path]:
     still there at the end is removed.
 
     Raises:
-        UserError: it can't be made.
+        UserError: it can't be made, or another process is writing OUT.
     """
     folder = partial_folder(out)
-    discard_partial(out)
-    try:
+    with sole_writer(out):  # which removes it at the end
+        discard_partial(out)
         with writing(folder):
             folder.mkdir(parents=True)
         yield folder
-    finally:
-        discard_partial(out)
 
 
 @contextlib.contextmanager

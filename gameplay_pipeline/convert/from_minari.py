@@ -232,6 +232,8 @@ def _convert_episode(
                     actions[tick],
                     state[tick],
                 )
+            if job.fps is not None:
+                attributes.pop("fps", None)
             writer.finish(
                 {**attributes, SOURCE_EPISODE: name},
                 timestamps=None if times is None else times[:ticks],

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Float32, Int, UInt8
 
 from gameplay_pipeline.convert.exporting import find_entry, open_reader, unnamed_data
+from gameplay_pipeline.convert.importing import as_float32
 from gameplay_pipeline.plumbing.errors import DataError, UserError
 from gameplay_pipeline.store import checks
 from gameplay_pipeline.store.array import Array, read_chunks
@@ -116,11 +117,14 @@ class EpisodeGroups:
                 raise DataError(f"{length} frames but {array.shape[0]} {array_name}")
         _check_tables(arrays, keys, attributes)
         tables = {name: array.read() for name, array in arrays.items() if name != "frames"}
-        episode = _episode(entry.attributes, arrays["frames"], np.arange(length), tables, keys)
-        notes = [*episode.notes, *map(str, checks.notes(entry._replace(arrays=arrays)))]
+        episode = _episode(
+            entry.attributes, arrays["frames"], np.arange(length), tables, keys, attributes
+        )
         for fault in checks.correction_faults(corrections, length, len(keys)):
             raise DataError(str(fault))
         tables = {kind: array.read() for kind, array in corrections.items()}
+        read = entry._replace(arrays={**arrays, **corrections})
+        notes = [*episode.notes, *map(str, checks.notes(read))]
         return episode._replace(corrections=tables, notes=notes)
 
     def _entries(self, names: Sequence[str]) -> list[Entry]:
@@ -173,7 +177,7 @@ class ReplayBuffer:
         arrays, ticks = self._arrays, np.arange(first, end)
         _check_tables(arrays, keys, attributes)
         tables = {n: read_rows(array, ticks) for n, array in arrays.items() if n != "frames"}
-        return _episode({}, arrays["frames"], ticks, tables, keys)
+        return _episode({}, arrays["frames"], ticks, tables, keys, attributes)
 
 
 def _check_tables(
@@ -201,6 +205,7 @@ def _episode(
     ticks: Int[np.ndarray, "N"],
     tables: Mapping[str, npt.NDArray[Any]],
     keys: Sequence[str],
+    state_names: Sequence[str],
 ) -> Episode:
     """Puts an episode together.
 
@@ -210,6 +215,7 @@ def _episode(
         ticks: rows of the frames that are the episode's.
         tables: its actions, and its state and timestamps where it has any.
         keys: names of its action columns.
+        state_names: names of its state's columns.
 
     Raises:
         DataError: an action is neither 0 nor 1, or the frames are no pictures.
@@ -220,7 +226,8 @@ def _episode(
             f"its frames have shape {frames.shape}; neither the axis after the first nor the last "
             "has 1, 3 or 4 channels"
         )
-    notes, actions = [], tables["actions"]
+    state, notes = as_float32(tables.get("state", np.zeros((len(ticks), 0))), state_names)
+    actions = tables["actions"]
     if (axis, frames.dtype) != (0, np.uint8) or frames.shape[1] != 3:
         shape = ", ".join(map(str, frames.shape[1:]))
         kind = CHANNELS[(*frames.shape[1:], 1)[axis]]
@@ -230,7 +237,7 @@ def _episode(
     return Episode(
         attributes,
         _as_buttons(actions, keys),
-        tables.get("state", np.zeros((len(ticks), 0))).astype(np.float32),
+        state,
         tables.get("timestamps"),
         functools.partial(_read_images, frames, axis, ticks),
         {},

@@ -143,8 +143,8 @@ def _read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[s
                         f"{path.name}, line {reader.line_num}: {len(row)} values for "
                         f"{len(header)} columns"
                     )
-                if separator == ";":  # then numbers may have commas
-                    row = [value.replace(",", ".") for value in row]
+                if separator == ";":  # then numbers may have commas; a comma alone is a key
+                    row = [v if v.strip() == "," else v.replace(",", ".") for v in row]
                 yield reader.line_num, [row[place] for place in places]
     except UnicodeError as error:
         raise DataError(

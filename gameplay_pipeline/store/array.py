@@ -136,6 +136,8 @@ class Array:
         is there, or nothing near as much as its metadata say, was rather lost."""
         if not (self.taken_for.zeros_left_out and self.layout.is_zero_left_out):
             return False
+        if math.prod(self.layout.chunks[1:]) > 1:  # those beside an absent one would be lost too
+            return False
         self.left_out = self.missing() or []
         absent = sum(end - first for first, end in self.left_out)
         return bool(self.left_out) and absent < self.shape[0] <= MOST_ZEROS * (

@@ -74,8 +74,8 @@ def zstd_size(raw: Any) -> int:
     is_single = bool(flags & 0x20)
     at = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
     width = (int(is_single), 2, 4, 8)[flags >> 6]
-    if width:
-        return int.from_bytes(raw[at : at + width], "little") + 256 * (width == 2)
+    stated = int.from_bytes(raw[at : at + width], "little") + 256 * (width == 2)
+    at += width
     size, is_last = 0, False
     while not is_last:
         if at + 3 > len(raw):
@@ -86,7 +86,7 @@ def zstd_size(raw: Any) -> int:
         at += 3 + (1 if kind == 1 else length)
     if at + 4 * (flags >> 2 & 1) != len(raw):
         raise ValueError("it is cut off, or more follows its end")
-    return size
+    return stated if width else size
 
 
 def _lz4(raw: Any, limit: int, _: Any) -> Any:

@@ -90,7 +90,10 @@ class Folder:
             folders[:] = [] if place in walked else sorted(folders)
             walked.add(place)
             for name in sorted(files):
-                status = Path(folder, name).stat()
+                try:
+                    status = Path(folder, name).stat()
+                except FileNotFoundError:  # a link to what is there no more
+                    continue
                 line = f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n"
                 digest.update(line.encode())
         return digest.hexdigest()
@@ -150,6 +153,8 @@ class _Buffer:
             size = min(size, span.size)
         elif size > span.limit():
             raise ValueError(f"it has {size} bytes, too many to be meant")
+        if size == 0:
+            return self._memory[:0]  # wherever it would start
         if len(self._memory) < size:
             self._memory = memoryview(bytearray(size))
         target = self._memory[:size]

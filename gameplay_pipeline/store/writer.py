@@ -95,7 +95,8 @@ def sole_writer(path: Path) -> Iterator[None]:
         yield
     finally:
         discard_partial(path)
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows, where releasing it removes it
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

@@ -106,6 +106,14 @@ def test_what_was_done_in_the_second_before(dodge, attack, stamina, deed):
     assert hit.lost == pytest.approx(0.4)
 
 
+def test_stamina_counts_as_it_was_when_the_roll_began():
+    rows = blow_at(20)
+    for tick in (15, 16, 17):  # an attack at 14 has used it up
+        rows[tick]["HeroSp"] = 5.0
+    (hit,) = fed(rows, ("dodge", "attack"), (15,), (14,)).hits
+    assert hit.deed == "out of stamina"
+
+
 def test_without_animations_and_dodges_it_groups_by_the_buttons():
     rows = [{"HEALTH": 100.0 - 10 * (tick > 5) - 20 * (tick > 9)} for tick in range(12)]
     log = fed(rows, ("left", "shoot"), attack_ticks=range(8, 12))

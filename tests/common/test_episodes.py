@@ -106,6 +106,17 @@ def test_a_broken_episode_is_skipped_with_its_reason_or_refused(made, reason):
         Episodes(made.path, validate=False)
 
 
+def test_zeros_left_out_beside_other_columns_are_no_guess(made):
+    group = zarr.open_group(made.path)["episode_1"]
+    state = made.state[1].copy()
+    state[10:20, 1] = 0
+    del group["state"]
+    group.create_array("state", shape=state.shape, chunks=(10, 1), dtype="float32")[:] = state
+    (problem,) = Episodes(made.path).skipped
+    assert problem.episode == "episode_1"
+    assert "is missing" in problem.what
+
+
 def test_layouts_that_cannot_be_misunderstood_are_taken_and_said(made):
     group = zarr.open_group(made.path)["episode_1"]
     replace(group, "actions", group["actions"][:].astype(np.uint8))

@@ -136,7 +136,8 @@ def test_there_are_attacks_enough_with_phases_reach_and_arc():
 def test_a_blow_lands_within_reach_and_not_beyond(name):
     move = MOVES[name]
     near = lowest_health(duel(name), move.windup + move.active)
-    far = lowest_health(duel(name, distance=move.reach + move.lunge + move.ring + 1), move.length)
+    whole = move.windup + move.active + move.second_hit + move.recovery
+    far = lowest_health(duel(name, distance=move.reach + move.lunge + move.ring + 1), whole)
     assert near == HERO_MAX_HP - move.damage
     assert far == HERO_MAX_HP
 

@@ -20,7 +20,7 @@ from gameplay_pipeline.convert.to_lerobot import ToLeRobot, to_lerobot
 from gameplay_pipeline.convert.video import frame_times, read_frames
 from gameplay_pipeline.plumbing.errors import UserError
 from gameplay_pipeline.plumbing.video import LOSSLESS, VideoWriter
-from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset
+from gameplay_pipeline.store.writer import DatasetInfo, EpisodeWriter, open_dataset, sole_writer
 from tests.support.made_data import as_objects, make_dataset
 
 ROOT = Path(__file__).parents[2]
@@ -364,6 +364,26 @@ def test_broken_episodes_of_ours_are_left_out(dataset, tmp_path, capsys):
     assert not (tmp_path / "robot.partial").exists()
     assert not list((tmp_path / "robot").glob("*.mp4"))  # of the episode left out half-way
     assert load(tmp_path / "robot", tmp_path / "back.zarr") == 0
+
+
+def test_what_is_no_picture_or_no_button_is_left_out(dataset, tmp_path, capsys):
+    root = zarr.open_group(dataset.path)
+    replace(root["episode_0"], "frames", dataset.frames[0].astype(np.float32))
+    replace(root["episode_2"], "actions", dataset.actions[2] * 0.3)
+    assert export(dataset.path, tmp_path / "robot", lossless=True) == 2
+    text = capsys.readouterr().out
+    assert "left out: episode_0: its frames are float32, not uint8; repack it first" in text
+    assert "left out: episode_2: its actions are not all 0 or 1" in text
+
+
+def replace(group, name, array):
+    del group[name]
+    group.create_array(name, data=array, config={"write_empty_chunks": True})
+
+
+def test_two_exports_to_one_place_do_not_mix(dataset, tmp_path):
+    with sole_writer(tmp_path / "robot"), pytest.raises(UserError, match="another process"):
+        export(dataset.path, tmp_path / "robot")
 
 
 def test_state_that_claims_to_be_objects_is_named(dataset, tmp_path, capsys):

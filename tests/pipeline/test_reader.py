@@ -247,7 +247,10 @@ def test_a_zstandard_frame_without_its_size_is_bounded_by_its_blocks():
     with pytest.raises(ValueError, match="cut off"):
         codecs.zstd_size(frame[:-1])
     for size in (0, 1, 255, 256, 65_791, 65_792, 300_000):
-        assert codecs.zstd_size(numcodecs.Zstd(1).encode(bytes(size))) == size
+        packed = numcodecs.Zstd(1).encode(bytes(size))
+        assert codecs.zstd_size(packed) == size
+        with pytest.raises(ValueError, match="more follows"):  # which would be unpacked too
+            codecs.zstd_size(bytes(packed) + bytes(packed))
 
 
 def write_with_our_writer(path: Path) -> Path:

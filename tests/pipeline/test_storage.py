@@ -84,6 +84,9 @@ def test_an_object_store_reads_as_a_folder(tmp_path):
     import fsspec
 
     made = make_dataset(tmp_path / "made.zarr", zarr_format=3, shard=16)
+    (made.path / "episode_9").symlink_to(tmp_path / "gone")  # its dataset was moved
+    assert Episodes(made.path).fingerprint()
+    (made.path / "episode_9").unlink()
     memory = fsspec.filesystem("memory")
     memory.put(str(made.path), "/bucket/made.zarr", recursive=True)
     memory.put(str(zipped(made.path)), "/bucket/made.zip")

@@ -33,7 +33,7 @@ from tests.support.many_hosts import configured, ends, free_port, side_by_side, 
 @pytest.fixture(autouse=True)
 def _in_threads(monkeypatch):
     """What would end the process of a host must not end that of the tests."""
-    monkeypatch.setattr(hosts._thread, "interrupt_main", lambda: None)
+    monkeypatch.setattr(hosts._thread, "interrupt_main", lambda *_: None)
     monkeypatch.setattr(hosts, "leave_at_once", lambda status: None)
 
 
@@ -141,8 +141,9 @@ def test_a_second_process_of_one_place_is_refused():
     pair = [Together(place, connect(place)) for _ in range(2)]
     pair[0]._send({"hello": 0, "name": "a"})
     pair[1]._send({"hello": 0, "name": "b"})
-    with pytest.raises(UserError, match="a second host 0 came, of 2"):
-        pair[0].gather(None)
+    for host in pair:  # the one that was refused is told why, too
+        with pytest.raises(UserError, match="a second host 0 came, of 2"):
+            host.gather(None)
     for host in pair:
         host.close()
     hub.wait_for_others(5.0)
@@ -238,7 +239,8 @@ def test_what_a_host_has_otherwise_is_named(tmp_path, monkeypatch, what, message
         of_host.revision = "ab"[host.rank if what == "revision" else 0]
         rate = 0.1 + (what == "rate") * 0.1 * host.rank
         raw = configured(tmp_path, path, "run", "pure_cnn", learning_rate=rate)
-        same_run.require_same_program(config_file.validate(raw, "the test"), host)
+        config = config_file.validate(raw, "the test")
+        same_run.require_same_program(config, host, resume=False)
         raw["dataset"]["path"] = str(tmp_path / f"{host.rank}.zarr")
         same_run.require_same_data(open_data(config_file.validate(raw, "the test")), host)
 

@@ -26,7 +26,7 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
     few = episodes < 20
     train, val = (0.7, 0.3) if few else (0.8, 0.1)
     batch = 32
-    while batch > 8 and summary["frames"] * train / batch < MIN_STEPS:
+    while batch > 8 and summary["targets"] * train / batch < MIN_STEPS:
         batch //= 2
     gib = summary["raw_bytes"] / 2**30
     advice = [
@@ -56,7 +56,8 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
                 f"{fps:g} ticks a second",
             )
         )  # fmt: skip
-    if any("state" in p["what"] for p in summary["problems"] if p["severity"] == "error"):
+    errors = [p["what"] for p in summary["problems"] if p["severity"] == "error"]
+    if any(what.startswith("its state ") for what in errors):
         advice.append(
             Advice("dataset.use_state", False, "episodes in which only the state is broken stay")
         )

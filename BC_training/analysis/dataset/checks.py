@@ -38,7 +38,7 @@ nineteen of twenty presses of its action, of which there must be so many."""
 
 
 def inspect(episodes: Episodes, *, threads: int = 2) -> list[Problem]:
-    """All problems: errors before warnings, each in the dataset's order.
+    """All problems: errors before warnings.
 
     Every frame is decoded once. An error means that training skips the episode, or refuses the
     dataset if dataset.validate_episodes is false.

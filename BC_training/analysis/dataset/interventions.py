@@ -67,6 +67,8 @@ def in_words(figures: dict[str, Any]) -> list[str]:
         f"of their ticks, others drove at {figures['driven']:.1%}, would have pressed otherwise or "
         f"drove at {figures['corrected']:.1%}, and said what should be pressed at "
         f"{figures['judged']:.1%}",
+        "frequencies below are of those ticks; durations, dodges and delays are of all, with what "
+        "the policy pressed",
     ]
     if figures["animations"]:
         listed = ", ".join(

@@ -102,7 +102,7 @@ def render(summary: Mapping[str, Any], presses: list[Press]) -> str:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         summary=summary,
         presses=presses,
         plots=_plots(summary),
@@ -230,7 +230,9 @@ def _rate(summary: Mapping[str, Any]) -> Markup:
     figure, grid = _grid(len(summary["rate_over_the_fight"]), 4, 1.5)
     for axes, (name, rates) in zip(grid, summary["rate_over_the_fight"].items(), strict=True):
         values = [np.nan if rate is None else 100 * rate for rate in rates]
-        axes.plot(np.linspace(0, 100, len(values)), values, color=FIRST)
+        middles = (np.arange(len(values)) + 0.5) * 100 / len(values)
+        axes.plot(middles, values, color=FIRST)
+        axes.set_xlim(0, 100)
         axes.set_title(label(name))
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_locator(MaxNLocator(3))

@@ -29,12 +29,15 @@ SHOWN_ANIMATIONS = 12
 def summarize(episodes: Episodes, problems: Sequence[Problem]) -> dict[str, Any]:
     """Everything that the tables and the page show except frames and delays."""
     lengths = np.array([episode.length for episode in episodes.episodes])
-    actions = np.concatenate([episode.actions for episode in episodes.episodes])
+    judged = np.concatenate([episode.judged for episode in episodes.episodes])
+    # What a policy pressed and nobody judged is no example.
+    actions = np.concatenate([episode.actions for episode in episodes.episodes])[judged]
     spec, fps = episodes.spec(), episodes.fps()
     return {
         "path": str(episodes.path),
         "episodes": len(episodes),
         "frames": int(lengths.sum()),
+        "targets": int(judged.sum()),
         "frame_shape": list(episodes.frame_shape),
         "raw_bytes": int(lengths.sum()) * int(np.prod(episodes.frame_shape)),
         "fps": fps,

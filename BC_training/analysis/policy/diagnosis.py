@@ -46,8 +46,9 @@ def interventions(
 ) -> dict[str, Float[np.ndarray, "N A"]]:
     """Probabilities for the whole split, as recorded and with one sense at a time taken away.
 
-    Frames are blanked to the mean colour or taken from elsewhere in the split; state and past
-    actions become zero, which is their mean and nothing pressed.
+    Frames are blanked to zero, which is the mean colour, or black where they are not normalised, or
+    taken from elsewhere in the split; state and past actions become zero, which is their mean and
+    nothing pressed.
     """
     graph, state = nnx.split(model)
     window = bundle.config.model.window()
@@ -202,12 +203,15 @@ def diagnose(bundle: Bundle, model: Model, data: Data, split: str, folder: Path)
         table.add_column(name, justify="left" if name == "given" else "right")
     for name, probabilities in senses.items():
         _row(table, name, score(bundle, dataset, probabilities >= thresholds))
-    before = onsets.previous(dataset.actions, onsets.first_rows(dataset.episode))
+    judged, before = dataset.targets, np.zeros_like(dataset.actions)
+    firsts = onsets.first_rows(dataset.stretches(judged))
+    before[judged] = onsets.previous(dataset.actions[judged], firsts)
     _row(table, "(repeat the previous action)", score(bundle, dataset, before))
     recorded = senses["as recorded"] >= thresholds
     fed, count = self_fed(bundle, model, data, split)
-    _row(table, f"first {count:,} ticks, true past", score(bundle, dataset, recorded[:count]))
-    _row(table, f"first {count:,} ticks, its own past", score(bundle, dataset, fed))
+    if judged[0] < count:
+        _row(table, f"first {count:,} ticks, true past", score(bundle, dataset, recorded[:count]))
+        _row(table, f"first {count:,} ticks, its own past", score(bundle, dataset, fed))
     out.print(table)
 
     table = console.make_table("Presses: ticks late (negative: early), and what was missed")

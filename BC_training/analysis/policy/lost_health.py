@@ -65,7 +65,7 @@ def weaknesses(fights: Sequence[HealthLosses], actions: Sequence[str]) -> list[W
             deed = Counter(hit.deed for hit in those).most_common(1)[0][0]
             deed = "was out of stamina" if deed == "out of stamina" else deed
             advice = (
-                f"It was hit in {len(those)} of the {times} times that this animation began; most "
+                f"It was hit {len(those)} times in the {times} showings of this animation; most "
                 f"often it {deed}. Record more fights in which it is answered."
             )
             specific.append(Weakness(f"animation {animation}", lost / total, len(those), advice))
