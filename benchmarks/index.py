@@ -54,9 +54,7 @@ def main(episodes: int = 100_000) -> None:
     table = console.make_table("Opening a dataset of tiny episodes")
     for column in ("episodes", "open s", "first batch ms", "peak MiB more", "KiB an episode"):
         table.add_column(column, justify="right")
-    before = (
-        memory()
-    )  # of all: it is a peak, and what the first row needed is in that of the second
+    before = memory()  # of both rows: it is a peak, in which that of the first is contained
     for count in (episodes // 10, episodes):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "many.zarr"

@@ -35,9 +35,9 @@ in float32 (TF32) and {bfloat16:.0f} in bfloat16:
 
 """
 THROUGHPUT_READ = """
-The last column is the median of each round's own ratio. Up to 40 of the 100 timed batches were read
-before the clock started, so that `stream` is flattered; the benchmark takes steps first now that use
-those up, and was not run again on a GPU.
+The last column is the median of each round's own ratio. Up to 40 of the 100 timed batches were
+read before the clock started, which flatters `stream`; the benchmark uses those up first now, and
+was not run again on a GPU.
 
 bfloat16 gains next to nothing in networks as narrow as these: a step moves memory and starts
 kernels, it does not wait for the matrix units.
