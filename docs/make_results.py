@@ -262,7 +262,7 @@ def page() -> str:
     if corrections := results.get("corrections"):
         recorded = corrections["recordings"] + corrections["rounds"] * corrections["corrections"]
         text += texts.CORRECTED.format(**corrections, recorded=recorded)
-        text += corrected(corrections["pooled"])
+        text += corrected(corrections["pooled"]) + texts.CORRECTED_READ
     if replays := results.get("export-cpu"):
         ticks = next(iter(replays["rows"].values()))["ticks"]
         text += "\n" + texts.EXPORTED.format(**replays, ticks=ticks) + exported(replays["rows"])

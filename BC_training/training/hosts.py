@@ -42,6 +42,10 @@ JAX_MEETING_S = 60
 """Seconds that JAX's processes wait for one another, which have met before."""
 
 
+class Stopped(KeyboardInterrupt):
+    """All hosts have stopped at one step, and what they have learned is in a checkpoint."""
+
+
 class Hosts:
     """One host alone; and what several, which are `Together`, can do as well."""
 
@@ -228,8 +232,7 @@ class Together(Hosts):
             SystemExit: another one has ended before, which was said.
         """
         is_interruption = isinstance(error, KeyboardInterrupt)
-        if is_interruption and self._is_stopping:
-            # All stop at the same step, and what they have learned is in a checkpoint.
+        if isinstance(error, Stopped):  # on all; a second signal, which comes before, is on one
             with contextlib.suppress(UserError, KeyboardInterrupt):
                 self.part()
             return self._leave_with(INTERRUPTED)

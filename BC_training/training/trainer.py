@@ -27,7 +27,7 @@ from BC_training.training.augmentation import make_augmentation
 from BC_training.training.devices import Devices, choose_devices
 from BC_training.training.evaluator import Evaluator, Predictions
 from BC_training.training.fight_monitor import FightMonitor
-from BC_training.training.hosts import ALONE, Hosts
+from BC_training.training.hosts import ALONE, Hosts, Stopped
 from BC_training.training.interruption import Interruption
 from BC_training.training.run_checkpoints import (
     RunCheckpoints,
@@ -360,7 +360,7 @@ class Trainer:
     def _stop(self, bundle: Bundle) -> NoReturn:
         self.run.save(self.state, bundle)
         print(f"stopped after step {bundle.step}; --resume goes on from there")
-        raise KeyboardInterrupt
+        raise Stopped
 
     def _lr(self, step: int) -> float:
         return float(np.asarray(self.learning_rate(step)))
