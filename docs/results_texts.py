@@ -110,8 +110,8 @@ which at some ticks other buttons were pressed than it chose. *rounds* begins wi
 plain ones; then, {rounds} times, the clone has {corrections} fights in which the expert says at
 each tick what should be pressed (DAgger), and training goes on from its parameters on all of it.
 *trained anew* learns from the same fights, from random parameters. Intervals are of all seeds'
-fights together; behind them, the mean of each seed. Measured on {machine[cores]} cores
-({machine[cpu]}).
+fights together; behind them, the mean of each seed. Measured on a CPU ({machine[cpu]}), but for the
+first row a core each.
 
 """
 CORRECTED_READ = """
