@@ -7,9 +7,14 @@ import signal
 import tempfile
 from pathlib import Path
 
-# In the background a shell has its children ignore Ctrl-C, and so would what tests start.
+# In the background a shell has its children ignore Ctrl-C and SIGQUIT, and nohup SIGHUP; so would
+# what tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN:
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Most of what tests wait for is the compiler; what it makes runs for milliseconds.
 os.environ.setdefault(
