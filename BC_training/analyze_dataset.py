@@ -25,6 +25,7 @@ from BC_training.common.episodes import Episodes
 from BC_training.common.types import Problem
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 
 MAX_LISTED = 50
 """How many errors, and how many warnings, the console lists."""
@@ -143,9 +144,7 @@ def analyze(
     """
     if threads < 1:
         raise UserError(f"--threads: {threads} is not at least 1")
-    for name, file in (("json", json), ("html", html)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"--{name}: no folder {file.parent}")
+    require_folders(json=json, html=html)
     episodes = Episodes(dataset)
     verdict = integrity.verify(episodes, write=checksums)
     problems = [*checks.inspect(episodes, threads=threads), *verdict.problems]

@@ -24,6 +24,7 @@ from gameplay_pipeline.environments.adapter import AdapterFlag
 from gameplay_pipeline.environments.play import Failure
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 from gameplay_pipeline.plumbing.progress import track
 from gameplay_pipeline.store.writer import open_dataset, sole_writer
 
@@ -100,8 +101,7 @@ def _check(share: float | None, fights: int, workers: int | None, video: Path | 
             raise UserError(f"--{name}: {value} is not at least 1")
     if video is not None and video.suffix != ".mp4":
         raise UserError(f"--video: {video} does not end in .mp4")
-    if video is not None and not video.parent.is_dir():
-        raise UserError(f"--video: no folder {video.parent}")
+    require_folders(video=video)
 
 
 def _record(

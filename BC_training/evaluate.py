@@ -22,6 +22,7 @@ from BC_training.training.devices import one_device
 from BC_training.training.evaluator import Evaluator, Predictions
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 
 
 def evaluate(
@@ -87,9 +88,7 @@ def _check_outputs(json: Path | None, timeline: Path | None, diagnose: Path | No
     """Raises a UserError where a file can't be meant, or not be written."""
     if timeline is not None and timeline.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"--timeline: {timeline} does not end in .png, .svg or .pdf")
-    for name, file in (("json", json), ("timeline", timeline)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"--{name}: no folder {file.parent}")
+    require_folders(json=json, timeline=timeline)
     if diagnose is not None and diagnose.suffix == ".png":
         raise UserError(f"--diagnose: {diagnose} would be a folder; name one without .png")
 

@@ -29,6 +29,7 @@ from gameplay_pipeline.environments.adapter import AdapterFlag
 from gameplay_pipeline.environments.players import NO_MODEL
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 
 
 def fight(
@@ -168,9 +169,7 @@ def _check_outputs(json: Path | None, video: Path | None, explain: Path | None) 
     """Raises a UserError where a file or a folder can't be written under its name."""
     if video is not None and video.suffix != ".mp4":
         raise UserError(f"--video: {video} does not end in .mp4")
-    for name, file in (("json", json), ("video", video)):
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"--{name}: no folder {file.parent}")
+    require_folders(json=json, video=video)
     if explain is not None and explain.is_file():
         raise UserError(f"--explain: {explain} is a file; name a folder")
 

@@ -27,6 +27,7 @@ from BC_training.common.types import DataSpec
 from BC_training.play.policy import Policy
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 from gameplay_pipeline.plumbing.progress import track
 
 FRAMES_AT_ONCE = 64
@@ -127,8 +128,7 @@ def _output(out: Path | None, episode: int, smooth: int) -> Path:
     out = out or Path(f"episode_{episode}.rrd")
     if out.suffix != ".rrd":
         raise UserError(f"--out: {out} does not end in .rrd")
-    if not out.parent.is_dir():
-        raise UserError(f"--out: no folder {out.parent}")
+    require_folders(out=out)
     if smooth < 0:
         raise UserError(f"--smooth: {smooth} is below zero")
     return out

@@ -16,6 +16,7 @@ from gameplay_pipeline.environments.adapter import AS_IT_IS, AdapterFlag, Enviro
 from gameplay_pipeline.environments.play import Failure, player_seed
 from gameplay_pipeline.plumbing import command
 from gameplay_pipeline.plumbing.errors import UserError
+from gameplay_pipeline.plumbing.paths import require_folders
 from ranni_player import check as checks
 from ranni_player.environment import KeptEnvironment, make_env
 from ranni_player.fight import FightResult, PolicyPlayer, percentiles, watch_fight
@@ -59,8 +60,7 @@ class Play:
             raise UserError(
                 "--env: missing; or give --check alone, to try the policy on this machine"
             )
-        if self.json is not None and not self.json.parent.is_dir():
-            raise UserError(f"--json: no folder {self.json.parent}")
+        require_folders(json=self.json)
         with contextlib.ExitStack() as stack:
             player = self._load(stack)
             if self.check:

@@ -81,12 +81,7 @@ def parse_manifest(raw: Any, source: str) -> Manifest:
     Raises:
         UserError: another version of the project wrote it.
     """
-    version = raw.get("format") if isinstance(raw, dict) else None
-    if version != FORMAT:
-        raise UserError(
-            f"{source}: its format is {version!r}, this player reads {FORMAT}; export the "
-            "checkpoint again with the version of the project that plays it"
-        )
+    _require_format(raw, source)
     names = {field.name for field in dataclasses.fields(Manifest)}
     if raw.keys() != names:
         raise UserError(
@@ -94,6 +89,15 @@ def parse_manifest(raw: Any, source: str) -> Manifest:
             "checkpoint again with the version of the project that plays it"
         )
     return Manifest(**raw)
+
+
+def _require_format(raw: Any, source: str) -> None:
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if version != FORMAT:
+        raise UserError(
+            f"{source}: its format is {version!r}, this player reads {FORMAT}; export the "
+            "checkpoint again with the version of the project that plays it"
+        )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -107,8 +111,9 @@ def read_manifest(folder: Path) -> Manifest:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: no manifest of an exported policy: {error}") from error
-    digest = raw.pop("sha256", None) if isinstance(raw, dict) else None
-    if isinstance(raw, dict) and raw.get("format") == FORMAT and digest != _digest(raw):
+    _require_format(raw, str(file))
+    digest = raw.pop("sha256", None)
+    if digest != _digest(raw):
         raise UserError(f"{file}: it was changed after the export; export the checkpoint again")
     manifest = parse_manifest(raw, str(file))
     for name, expected in ((NETWORK, raw["network_sha256"]), (GOLDEN, raw["golden_sha256"])):

@@ -15,6 +15,17 @@ def is_url(location: str | Path) -> bool:
     return "://" in str(location)
 
 
+def require_folders(**files: Path | None) -> None:
+    """Refuses files that could not be written once they are done, by the flags that name them.
+
+    Raises:
+        UserError: the folder of one is not there.
+    """
+    for flag, file in files.items():
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"--{flag}: no folder {file.parent}")
+
+
 def expand(location: Location) -> Location:
     """Replaces a leading `~` and environment variables in a path or a URL.
 

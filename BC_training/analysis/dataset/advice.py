@@ -45,7 +45,7 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
         ),
         Advice(
             "training.batch_size", batch,
-            f"{int(summary['frames'] * train / batch):,} steps in an epoch",
+            f"{int(summary['targets'] * train / batch):,} steps in an epoch",
         ),
     ]  # fmt: skip
     if fps is not None:
